@@ -12,4 +12,6 @@
 
 pub mod clock;
 pub mod config;
+pub mod metrics;
 pub mod model;
+pub mod pool;

@@ -258,6 +258,8 @@ pub struct Site {
     pub default: bool,
     /// Where certificates come from.
     pub tls: Tls,
+    /// Whether plain HTTP is redirected to https when the site has TLS. Default true.
+    pub redirect: bool,
     /// Routes in the order of the file.
     pub routes: Vec<Route>,
     /// What no route takes; `None`: 404.

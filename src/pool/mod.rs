@@ -1,0 +1,35 @@
+//! The live table: where a request goes, whether it may, and what it leaves behind.
+//!
+//! A request loads one [`Table`] from [`LiveTable`], finds its service, claims the live
+//! [`Pool`] and picks an [`Upstream`] of the pool's [`Slot`]. Nothing on that way takes a lock
+//! or allocates.
+//!
+//! Invariants: a table is never changed, only replaced; a claim is impossible once its pool was
+//! seen drained; an upstream known to be down is picked by nobody, and ejection never takes the
+//! last one.
+//!
+//! Not here: probing (`health` writes what it learns through [`Upstream::set_probe`]), deciding
+//! what is live (`switch`), opening sockets (`proxy`).
+
+mod balance;
+mod claim;
+mod generation;
+mod registry;
+mod route;
+mod slot;
+mod table;
+mod upstream;
+
+/// The atomics that [`claim`] counts with; a model checker puts its own in their place.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+}
+
+pub use balance::{Affinity, NoUpstream, Picked};
+pub use claim::ClaimWord;
+pub use generation::{Claim, Pool};
+pub use registry::Registry;
+pub use route::{Candidate, Found, NotFound, RequestView, Routes, SiteEntry, host_of};
+pub use slot::{Slot, SlotSettings};
+pub use table::{LiveTable, ServiceEntry, Table};
+pub use upstream::{Attempt, Availability, ProbeRecord, Target, Upstream, UpstreamUse};
