@@ -15,3 +15,4 @@ pub mod config;
 pub mod metrics;
 pub mod model;
 pub mod pool;
+pub mod proxy;

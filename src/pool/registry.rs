@@ -3,22 +3,25 @@
 //! Pingora keeps idle upstream connections in one private pool without a way to evict. Each
 //! connection is therefore entered here with its descriptor when it opens and taken out just
 //! before the descriptor is closed; shutting it down makes whoever holds it see the end of the
-//! stream and drop it. The lock is held during the shutdown, so a descriptor can't be closed and
+//! stream and drop it. A connection that carries an upgrade or an event stream is marked, so that
+//! each kind can be ended at its own time; a shared HTTP/2 connection counts as `request`. The lock is held during the shutdown, so a descriptor can't be closed and
 //! reused in between. It is taken once per connection, never per request.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::os::fd::RawFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-/// The open upstream connections of one pool.
-#[derive(Debug, Default)]
-pub struct Registry(Mutex<Inner>);
+use crate::model::Kind;
+
+/// The open upstream connections of one pool. A clone is the same registry.
+#[derive(Clone, Debug, Default)]
+pub struct Registry(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    open: HashSet<RawFd>,
+    open: HashMap<RawFd, Kind>,
     retired: bool,
 }
 
@@ -30,13 +33,28 @@ impl Registry {
         if inner.retired {
             return false;
         }
-        inner.open.insert(fd);
+        inner.open.insert(fd, Kind::Request);
         true
     }
 
     /// Takes a connection out; must be called before its descriptor is closed.
     pub fn closing(&self, fd: RawFd) {
         self.lock().open.remove(&fd);
+    }
+
+    /// Says what a connection carries from now on.
+    pub fn carries(&self, fd: RawFd, kind: Kind) {
+        if let Some(carried) = self.lock().open.get_mut(&fd) {
+            *carried = kind;
+        }
+    }
+
+    /// Ends the connections that carry `kind`, idle ones too for [`Kind::Request`]. Returns how
+    /// many.
+    pub fn close(&self, kind: Kind) -> usize {
+        let inner = self.lock();
+        let of_kind = inner.open.iter().filter(|(_, carried)| **carried == kind);
+        of_kind.map(|(fd, _)| end(*fd)).count()
     }
 
     /// How many connections are open.
@@ -55,17 +73,18 @@ impl Registry {
     pub fn retire(&self) -> usize {
         let mut inner = self.lock();
         inner.retired = true;
-        for fd in &inner.open {
-            // A peer that is gone already has nothing left to shut down.
-            let _ = shutdown(*fd, Shutdown::Both);
-        }
-        inner.open.len()
+        inner.open.keys().map(|fd| end(*fd)).count()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         // Nothing inside can panic half-way, so a poisoned set is still right.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A peer that is gone already has nothing left to shut down.
+fn end(fd: RawFd) {
+    let _ = shutdown(fd, Shutdown::Both);
 }
 
 #[cfg(test)]

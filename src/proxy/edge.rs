@@ -1,0 +1,652 @@
+//! Pingora's phases for one request: check, route, claim, pick, forward, retry, answer, log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderName, Method, StatusCode, Uri, header, uri};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType as Fault, Result};
+
+use super::access_log::{AccessLog, Line, logged_path};
+use super::answer;
+use super::connect::{self, Pace};
+use super::exchange::Exchange;
+use super::forwarded;
+use super::front::Connection;
+use super::head::{self, Refusal};
+use super::settings::Settings;
+use crate::clock;
+use crate::config::{Balance, Tls};
+use crate::metrics::{ColorMetrics, Metrics, RequestOutcome};
+use crate::model::{ErrorType, Kind, Scheme, normalize_path};
+use crate::pool::{
+    Affinity, Attempt, Claim, LiveTable, NotFound, RequestView, Table, host_of,
+};
+
+/// The data plane behind every listener.
+#[derive(Debug)]
+pub struct Edge {
+    table: Arc<LiveTable>,
+    settings: Arc<ArcSwap<Settings>>,
+    unrouted: Arc<ColorMetrics>,
+    log: AccessLog,
+    leaving: Arc<AtomicBool>,
+}
+
+impl Edge {
+    /// Connects the phases with what they read. `leaving` makes every answer the last one of
+    /// its connection.
+    #[must_use]
+    pub fn new(
+        table: Arc<LiveTable>,
+        settings: Arc<ArcSwap<Settings>>,
+        metrics: &Metrics,
+        log: AccessLog,
+        leaving: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            table,
+            settings,
+            unrouted: metrics.unrouted(),
+            log,
+            leaving,
+        }
+    }
+
+    /// Everything before an upstream is involved. `Err`: the answer to give instead.
+    fn admit(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Admitted, Refusal> {
+        let settings = self.settings.load();
+        if let Some(connection) = Connection::of(session) {
+            connection.head_complete();
+            exchange.peer = connection.peer;
+            exchange.https = connection.tls.is_some();
+            exchange.local_port = connection.local.port();
+        }
+        self.set_limits(session, &settings);
+        let request = session.req_header();
+        exchange.client =
+            forwarded::client(exchange.peer, &request.headers, &settings.trusted_proxies);
+        exchange.request_id = request_id(request, exchange.client.trusted_peer);
+        let authority = head::check(
+            &request.method,
+            &request.uri,
+            request.raw_path().len(),
+            request.version,
+            &request.headers,
+            &settings.limits,
+        )?;
+        exchange.host = authority.to_owned();
+        let bad_host = Refusal::new(400, ErrorType::HttpRequestError, "The Host is not a host name.");
+        let mut lower = [0; 255];
+        let host = match authority {
+            "" => "",
+            authority => host_of(authority, &mut lower).ok_or(bad_host)?,
+        };
+        exchange.pace = pace(request);
+        normalize(session.req_header_mut())
+            .map_err(|()| Refusal::new(400, ErrorType::HttpRequestError, "The path is not valid."))?;
+
+        let table = self.table.load();
+        let request = session.req_header();
+        let view = View { request, client: exchange.client.ip };
+        let found = table.routes.find(host, &view).map_err(|not_found| match not_found {
+            NotFound::Host => Refusal::new(
+                404,
+                ErrorType::DestinationNotFound,
+                "No site is served under this host name.",
+            ),
+            NotFound::Path(_) => Refusal::new(
+                404,
+                ErrorType::DestinationNotFound,
+                "Nothing is served under this path.",
+            ),
+        })?;
+        if let Some(tls) = Connection::of(session).and_then(|connection| connection.tls.clone()) {
+            if found.site.tls == Tls::Off || !(host.is_empty() || tls.covers(host)) {
+                return Err(Refusal::new(
+                    421,
+                    ErrorType::HttpRequestError,
+                    "This connection's certificate does not cover the host name.",
+                ));
+            }
+        } else if found.site.redirect
+            && let Some(port) = settings.https_port
+            && !request.uri.path().starts_with("/.well-known/acme-challenge/")
+        {
+            return Ok(Admitted::Redirect(https_location(host, port, &request.uri)));
+        }
+        let claim = self.table.claim(&table, found.service).ok_or(UNAVAILABLE)?;
+        exchange.metrics = Some(Arc::clone(claim.pool().slot().metrics()));
+        exchange.claim = Some(claim);
+        Ok(Admitted::Proxy)
+    }
+
+    /// Deadlines of this request on the client's side.
+    fn set_limits(&self, session: &mut Session, settings: &Settings) {
+        let timeouts = &settings.timeouts;
+        let stream = session.is_upgrade_req();
+        session.set_read_timeout(Some(if stream {
+            timeouts.stream_idle
+        } else {
+            timeouts.request_body
+        }));
+        session.set_write_timeout(Some(timeouts.client_write));
+        session.set_total_drain_timeout(Some(timeouts.request_body));
+        if self.leaving.load(Ordering::Relaxed) {
+            session.set_keepalive(None);
+        } else if session.get_keepalive().is_some() {
+            session.set_keepalive(Some(timeouts.keep_alive.as_secs().max(1)));
+        }
+    }
+
+    /// Chooses where the next attempt goes. An attempt after a switch goes to the new pool.
+    fn choose(&self, session: &Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+        let unavailable = || Error::new_in(Fault::HTTPStatus(503));
+        let settings = self.settings.load();
+        if exchange.attempts.made > 0 {
+            self.move_with_the_switch(exchange);
+        }
+        let claim = exchange.claim.as_ref().ok_or_else(unavailable)?;
+        let slot = claim.pool().slot();
+        let balance = slot.settings();
+        let request = session.req_header();
+        let affinity = Affinity {
+            client: exchange.client.ip,
+            header: match &balance.balance {
+                Balance::Header(name) => request.headers.get(name).map(http::HeaderValue::as_bytes),
+                _ => None,
+            },
+            cookie: match &balance.balance {
+                Balance::Cookie => sticky_cookie(request),
+                _ => None,
+            },
+        };
+        let picked = slot
+            .pick(&affinity, exchange.attempts.failed())
+            .map_err(|_| unavailable())?;
+        let peer = connect::peer(
+            claim.pool(),
+            picked.upstream.upstream(),
+            &settings.timeouts,
+            exchange.pace,
+        )?;
+        exchange.set_cookie = picked.set_cookie;
+        exchange.upstream = Some(picked.upstream);
+        exchange.attempt_started = Some(clock::now());
+        exchange.connection = None;
+        Ok(peer)
+    }
+
+    /// Before a repetition: claims the live pool if the claimed one is no longer live, so that
+    /// nothing is sent to an upstream that is known to be leaving.
+    fn move_with_the_switch(&self, exchange: &mut Exchange) {
+        let Some(claim) = &exchange.claim else {
+            return;
+        };
+        let slot = claim.pool().slot();
+        let table = self.table.load();
+        let still_live = table
+            .named(slot.service().as_str())
+            .and_then(|entry| entry.live_pool())
+            .is_some_and(|live| live.generation() == claim.pool().generation());
+        if !still_live && let Some(moved) = self.table.claim_again(slot.service()) {
+            exchange.metrics = Some(Arc::clone(moved.pool().slot().metrics()));
+            exchange.claim = Some(moved);
+        }
+    }
+
+    /// Counts how an attempt ended, for ejection and `upstream_errors_total`.
+    fn record(&self, exchange: &Exchange, attempt: Attempt, error: Option<ErrorType>) {
+        let (Some(claim), Some(used)) = (&exchange.claim, &exchange.upstream) else {
+            return;
+        };
+        let slot = claim.pool().slot();
+        let upstream = used.upstream();
+        if let Some(error) = error {
+            slot.metrics().upstream_error(upstream.label(), error);
+        }
+        if let Some(time) = slot.record(upstream, attempt, clock::now()) {
+            tracing::warn!(
+                service = %slot.service(),
+                color = %slot.color(),
+                upstream = %upstream.shown(),
+                seconds = time.as_secs_f64(),
+                "upstream ejected after failures in a row"
+            );
+        }
+    }
+}
+
+enum Admitted {
+    Proxy,
+    Redirect(String),
+}
+
+const UNAVAILABLE: Refusal = Refusal::new(
+    503,
+    ErrorType::DestinationUnavailable,
+    "No upstream is available right now.",
+);
+
+#[async_trait]
+impl ProxyHttp for Edge {
+    type CTX = Exchange;
+
+    fn new_ctx(&self) -> Exchange {
+        Exchange::new()
+    }
+
+    /// None: the default adds a compression module to every request.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        match self.admit(session, exchange) {
+            Ok(Admitted::Proxy) => Ok(false),
+            Ok(Admitted::Redirect(location)) => {
+                answer::redirect(session, &location).await?;
+                Ok(true)
+            }
+            Err(refusal) => {
+                exchange.error = Some(refusal.error);
+                answer::refuse(session, &refusal).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+    ) -> Result<Box<HttpPeer>> {
+        self.choose(session, exchange)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        peer: &HttpPeer,
+        fd: std::os::fd::RawFd,
+        _digest: Option<&pingora::protocols::Digest>,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let shared = peer.options.alpn.get_max_http_version() == 2;
+        exchange.connection = (!shared).then_some(fd);
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        if !exchange.client.trusted_peer {
+            forwarded::remove_forgeable(request);
+        }
+        if is_grpc(session.req_header()) {
+            // Required of a gRPC request over HTTP/2, but removed with the hop-by-hop fields.
+            let h2 = exchange
+                .upstream
+                .as_ref()
+                .is_some_and(|used| used.upstream().configured().scheme() != Scheme::Http);
+            if h2 {
+                request.insert_header(header::TE, "trailers")?;
+            }
+        }
+        forwarded::set(
+            request,
+            &forwarded::Facts {
+                peer: exchange.peer,
+                client: exchange.client,
+                host: &exchange.host,
+                https: exchange.https,
+                port: exchange.local_port,
+                request_id: &exchange.request_id,
+            },
+        )
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        exchange.first_byte = exchange
+            .attempt_started
+            .map(|started| clock::now().saturating_duration_since(started));
+        let attempt = if response.status.is_server_error() {
+            Attempt::ServerError
+        } else {
+            Attempt::Answered
+        };
+        self.record(exchange, attempt, None);
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            exchange.becomes(Kind::WebSocket);
+        } else if is_event_stream(response) {
+            exchange.becomes(Kind::Sse);
+        }
+        if exchange.set_cookie && let Some(used) = &exchange.upstream {
+            let secure = if exchange.https { "; Secure" } else { "" };
+            response.append_header(
+                header::SET_COOKIE,
+                format!(
+                    "{STICKY_COOKIE}={:016x}; Path=/; HttpOnly; SameSite=Lax{secure}",
+                    used.upstream().id()
+                ),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        exchange: &mut Exchange,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let kind = answer::classify(&error).map(|refusal| refusal.error);
+        self.record(exchange, Attempt::ConnectFailed, kind);
+        if let Some(used) = &exchange.upstream {
+            exchange.attempts.add(used.upstream().id());
+        }
+        // Nothing was sent, so any method may be tried elsewhere.
+        let limit = self.settings.load().limits.attempts;
+        error.set_retry(exchange.attempts.made < limit);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        exchange: &mut Exchange,
+        _reused: bool,
+    ) -> Box<Error> {
+        let from_upstream = *error.esource() == pingora::ErrorSource::Upstream;
+        let answered = exchange.first_byte.is_some();
+        if from_upstream {
+            let kind = answer::classify(&error).map(|refusal| refusal.error);
+            self.record(exchange, Attempt::ConnectFailed, kind);
+        }
+        // An HTTP/2 upstream that says it did not process the request (RFC 9113 §8.7).
+        let untouched = error.retry() && matches!(error.etype(), Fault::H2Error);
+        let safe = matches!(session.req_header().method, Method::GET | Method::HEAD);
+        let died = matches!(
+            error.etype(),
+            Fault::ConnectionClosed | Fault::ReadError | Fault::WriteError | Fault::H2Error
+        );
+        let again = from_upstream
+            && !answered
+            && !exchange.attempts.repeated
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none()
+            && (untouched || (safe && died));
+        if again {
+            exchange.attempts.repeated = true;
+            if let Some(used) = &exchange.upstream {
+                exchange.attempts.add(used.upstream().id());
+            }
+        }
+        error.set_retry(again);
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        exchange: &mut Exchange,
+    ) -> FailToProxy {
+        let written = session.response_written().map(|head| head.status.as_u16());
+        let refusal = answer::classify(error);
+        exchange.error = refusal.as_ref().map(|refusal| refusal.error);
+        let error_code = match (written, refusal) {
+            // The head is out: all that is left is to end the body early, which the client sees.
+            (Some(status), _) => {
+                exchange.error = Some(ErrorType::HttpResponseIncomplete);
+                status
+            }
+            (None, None) => 499,
+            (None, Some(refusal)) => {
+                if let Err(error) = answer::refuse(session, &refusal).await {
+                    tracing::debug!(%error, "client left before its error answer");
+                }
+                refusal.status
+            }
+        };
+        FailToProxy {
+            error_code,
+            can_reuse_downstream: false,
+        }
+    }
+
+    /// All outcomes are in the access log and the metrics.
+    fn suppress_error_log(&self, _: &Session, _: &Exchange, _: &Error) -> bool {
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
+        if let Some(connection) = Connection::of(session) {
+            connection.next_head();
+        }
+        let written = session.response_written().map(|head| head.status.as_u16());
+        let status = match (written, error) {
+            (Some(status), _) => status,
+            // The client left before there was anything to answer.
+            (None, Some(_)) => 499,
+            (None, None) => 0,
+        };
+        let now = clock::now();
+        let took = now.saturating_duration_since(exchange.started);
+        let timed = exchange.kind() == Kind::Request;
+        let metrics = exchange.metrics.as_ref().unwrap_or(&self.unrouted);
+        metrics.record(
+            now,
+            &RequestOutcome {
+                method: &session.req_header().method,
+                status,
+                duration: timed.then_some(took),
+                upstream: exchange.first_byte.filter(|_| timed),
+            },
+        );
+        let settings = self.settings.load();
+        let access = &settings.log.access;
+        if access.enabled && (status >= 500 || access.sample >= 1.0 || fastrand::f64() < access.sample)
+        {
+            self.log_line(session, exchange, &settings, status, took);
+        }
+    }
+}
+
+impl Edge {
+    fn log_line(
+        &self,
+        session: &Session,
+        exchange: &Exchange,
+        settings: &Settings,
+        status: u16,
+        took: std::time::Duration,
+    ) {
+        let request = session.req_header();
+        let slot = exchange.claim.as_ref().map(|claim| claim.pool().slot());
+        let release = slot.and_then(|slot| slot.release());
+        let tls = Connection::of(session).and_then(|connection| connection.tls.clone());
+        let path = logged_path(
+            request.uri.path(),
+            request.uri.query(),
+            &settings.log.redact_query,
+        );
+        let field = |name: HeaderName| {
+            let shown = if settings.log.redact_headers.contains(&name) {
+                Some("***")
+            } else {
+                None
+            };
+            let value = request.headers.get(&name)?.to_str().ok()?;
+            Some(shown.unwrap_or(value))
+        };
+        let trace = request.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        self.log.write(&Line {
+            ts: clock::rfc3339(clock::wall()),
+            request_id: &exchange.request_id,
+            client_ip: exchange.client.ip.to_string(),
+            method: request.method.as_str(),
+            scheme: if exchange.https { "https" } else { "http" },
+            host: &exchange.host,
+            path: &path,
+            protocol: protocol(session),
+            status,
+            bytes_in: session.body_bytes_read() as u64,
+            bytes_out: session.body_bytes_sent() as u64,
+            duration_ms: milliseconds(took),
+            upstream_ms: exchange.first_byte.map(milliseconds),
+            service: slot.map_or("", |slot| slot.service().as_str()),
+            color: slot.map_or("", |slot| slot.color().as_str()),
+            release: release.as_ref().map(|release| release.as_str()),
+            upstream: exchange.upstream.as_ref().map(|used| used.upstream().shown().as_ref()),
+            retries: exchange.attempts.made,
+            rescued: false,
+            error: exchange.error.map(ErrorType::as_str),
+            tls_version: tls.as_ref().map(|tls| tls.version()),
+            user_agent: field(header::USER_AGENT),
+            // The trace id is the second part of the field (W3C Trace Context §3.2).
+            trace_id: trace.and_then(|trace| trace.split('-').nth(1)),
+        });
+    }
+}
+
+/// Name of the cookie that `balance = "cookie"` sets.
+const STICKY_COOKIE: &str = "cutover_upstream";
+
+fn sticky_cookie(request: &RequestHeader) -> Option<u64> {
+    let cookies = request.headers.get_all(header::COOKIE);
+    cookies
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().strip_prefix(STICKY_COOKIE)?.strip_prefix('='))
+        .find_map(|id| u64::from_str_radix(id, 16).ok())
+}
+
+/// 128 random bits in hex; not a secret.
+fn request_id(request: &RequestHeader, trusted: bool) -> String {
+    let sent = request.headers.get("x-request-id").and_then(|id| id.to_str().ok());
+    match sent {
+        Some(id) if trusted && !id.is_empty() && id.len() <= 200 => id.to_owned(),
+        _ => format!("{:032x}", fastrand::u128(..)),
+    }
+}
+
+/// Brings the target to the form in which it is matched, so that what was matched is what the
+/// upstream gets.
+fn normalize(request: &mut RequestHeader) -> Result<(), ()> {
+    let path = request.uri.path();
+    let normal = normalize_path(path);
+    if normal == path {
+        return Ok(());
+    }
+    let target = match request.uri.query() {
+        Some(query) => format!("{normal}?{query}"),
+        None => normal.into_owned(),
+    };
+    let mut parts = request.uri.clone().into_parts();
+    parts.path_and_query = Some(target.parse().map_err(|_| ())?);
+    request.set_uri(Uri::from_parts(parts).map_err(|_: uri::InvalidUriParts| ())?);
+    Ok(())
+}
+
+fn https_location(host: &str, port: u16, uri: &Uri) -> String {
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    };
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    match port {
+        443 => format!("https://{host}{target}"),
+        port => format!("https://{host}:{port}{target}"),
+    }
+}
+
+fn pace(request: &RequestHeader) -> Pace {
+    let accepts_events = request
+        .headers
+        .get(header::ACCEPT)
+        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
+    let upgrades = request.headers.contains_key(header::UPGRADE);
+    if accepts_events || upgrades || is_grpc(request) {
+        Pace::Stream
+    } else {
+        Pace::Exchange
+    }
+}
+
+fn is_grpc(request: &RequestHeader) -> bool {
+    request
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn is_event_stream(response: &ResponseHeader) -> bool {
+    response
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}
+
+fn protocol(session: &Session) -> &'static str {
+    if session.is_http2() {
+        return "HTTP/2.0";
+    }
+    match session.req_header().version {
+        http::Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+fn milliseconds(time: std::time::Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+struct View<'a> {
+    request: &'a RequestHeader,
+    client: std::net::IpAddr,
+}
+
+impl RequestView for View<'_> {
+    fn path(&self) -> &str {
+        self.request.uri.path()
+    }
+
+    fn method(&self) -> &Method {
+        &self.request.method
+    }
+
+    fn any_header(&self, name: &HeaderName, accept: &dyn Fn(&str) -> bool) -> bool {
+        let values = self.request.headers.get_all(name);
+        values.iter().filter_map(|value| value.to_str().ok()).any(accept)
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.request.uri.query()
+    }
+
+    fn client_ip(&self) -> std::net::IpAddr {
+        self.client
+    }
+}

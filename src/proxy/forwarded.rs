@@ -1,0 +1,246 @@
+//! Who the client is, and what the upstream is told about it.
+//!
+//! A trusted peer's `X-Forwarded-For` is read from right to left and ends at the first address
+//! that is not trusted: everything further left was written by someone unknown. From an
+//! untrusted peer every field that could pass for ours is removed first.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use pingora::http::RequestHeader;
+
+use crate::config::IpSet;
+
+/// Removed when the peer is not trusted; set anew afterwards where it is ours to set.
+const FORGEABLE: [&str; 6] = [
+    "forwarded",
+    "x-real-ip",
+    "x-original-url",
+    "x-rewrite-url",
+    "proxy",
+    "x-request-id",
+];
+
+/// What is known about the client of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Client {
+    /// The client's address.
+    pub(super) ip: IpAddr,
+    /// Whether the peer may speak for others.
+    pub(super) trusted_peer: bool,
+}
+
+/// Finds the client behind `peer`.
+pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &IpSet) -> Client {
+    let peer = peer.to_canonical();
+    if trusted.is_empty() || !trusted.contains(peer) {
+        return Client {
+            ip: peer,
+            trusted_peer: false,
+        };
+    }
+    let ip = if headers.contains_key("x-forwarded-for") {
+        let listed = headers.get_all("x-forwarded-for").iter().rev();
+        from_right(
+            listed.flat_map(|value| value.as_bytes().rsplit(|b| *b == b',').map(address)),
+            trusted,
+        )
+    } else {
+        let listed = headers.get_all("forwarded").iter().rev();
+        from_right(
+            listed.flat_map(|value| value.as_bytes().rsplit(|b| *b == b',').map(forwarded_for)),
+            trusted,
+        )
+    };
+    Client {
+        ip: ip.unwrap_or(peer),
+        trusted_peer: true,
+    }
+}
+
+/// The first untrusted address from the right; when all are trusted, the leftmost one. A
+/// malformed or hidden entry ends the list: what is left of it can't be believed.
+fn from_right(entries: impl Iterator<Item = Option<IpAddr>>, trusted: &IpSet) -> Option<IpAddr> {
+    let mut last = None;
+    for entry in entries {
+        let ip = entry?;
+        last = Some(ip);
+        if !trusted.contains(ip) {
+            break;
+        }
+    }
+    last
+}
+
+/// An address, possibly with a port or brackets, as proxies write them.
+fn address(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    let ip = text
+        .parse::<IpAddr>()
+        .ok()
+        .or_else(|| {
+            text.parse::<std::net::SocketAddr>()
+                .ok()
+                .map(|addr| addr.ip())
+        })
+        .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())?;
+    Some(ip.to_canonical())
+}
+
+/// The `for` parameter of one element of `Forwarded` (RFC 7239 §4).
+fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(element).ok()?;
+    let value = text.split(';').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        name.trim()
+            .eq_ignore_ascii_case("for")
+            .then_some(value.trim())
+    })?;
+    address(value.trim_matches('"').as_bytes())
+}
+
+/// Removes what an untrusted client could forge. Also field names with an underscore, which
+/// CGI-like applications read as if they had a dash.
+pub(super) fn remove_forgeable(request: &mut RequestHeader) {
+    let forged: Vec<HeaderName> = request
+        .headers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            name.contains('_') || name.starts_with("x-forwarded-") || FORGEABLE.contains(&name)
+        })
+        .cloned()
+        .collect();
+    for name in forged {
+        request.remove_header(&name);
+    }
+}
+
+/// What the upstream is told.
+pub(super) struct Facts<'a> {
+    pub(super) peer: IpAddr,
+    pub(super) client: Client,
+    pub(super) host: &'a str,
+    pub(super) https: bool,
+    pub(super) port: u16,
+    pub(super) request_id: &'a str,
+}
+
+/// Sets the forwarding fields. Those that a trusted peer sent are kept; its address is appended
+/// to the list of `X-Forwarded-For`.
+pub(super) fn set(request: &mut RequestHeader, facts: &Facts<'_>) -> pingora::Result<()> {
+    let trusted = facts.client.trusted_peer;
+    let peer = facts.peer.to_canonical().to_string();
+    let list = if trusted {
+        let mut listed: Vec<String> = request
+            .headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok().map(str::to_owned))
+            .collect();
+        listed.push(peer);
+        listed.join(", ")
+    } else {
+        peer
+    };
+    request.insert_header("X-Forwarded-For", list)?;
+    let keep = |request: &RequestHeader, name: &str| trusted && request.headers.contains_key(name);
+    if !keep(request, "x-forwarded-proto") {
+        request.insert_header(
+            "X-Forwarded-Proto",
+            if facts.https { "https" } else { "http" },
+        )?;
+    }
+    if !keep(request, "x-forwarded-host")
+        && let Ok(host) = HeaderValue::from_str(facts.host)
+    {
+        request.insert_header("X-Forwarded-Host", host)?;
+    }
+    if !keep(request, "x-forwarded-port") {
+        request.insert_header("X-Forwarded-Port", facts.port.to_string())?;
+    }
+    request.insert_header("X-Real-IP", facts.client.ip.to_string())?;
+    request.insert_header("X-Request-Id", facts.request_id)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trusted() -> IpSet {
+        IpSet(vec![
+            "10.0.0.0/8".parse().unwrap(),
+            "fd00::/8".parse().unwrap(),
+        ])
+    }
+
+    fn seen(peer: &str, fields: &[(&'static str, &str)]) -> (String, bool) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        let client = client(peer.parse().unwrap(), &headers, &trusted());
+        (client.ip.to_string(), client.trusted_peer)
+    }
+
+    #[test]
+    fn an_untrusted_peer_speaks_for_itself_alone() {
+        assert_eq!(
+            seen("203.0.113.9", &[("x-forwarded-for", "1.1.1.1")]),
+            ("203.0.113.9".to_owned(), false)
+        );
+    }
+
+    #[test]
+    fn a_trusted_list_ends_at_the_first_untrusted_address_from_the_right() {
+        let list = [("x-forwarded-for", "6.6.6.6, 203.0.113.7, 10.1.1.1")];
+        assert_eq!(seen("10.0.0.1", &list).0, "203.0.113.7");
+        let two = [
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-for", "203.0.113.7:55, 10.2.2.2"),
+        ];
+        assert_eq!(seen("10.0.0.1", &two).0, "203.0.113.7");
+        let all_trusted = [("x-forwarded-for", "10.9.9.9, 10.1.1.1")];
+        assert_eq!(seen("10.0.0.1", &all_trusted).0, "10.9.9.9");
+        let broken = [("x-forwarded-for", "6.6.6.6, unknown, 10.1.1.1")];
+        assert_eq!(seen("10.0.0.1", &broken).0, "10.0.0.1");
+        assert_eq!(seen("10.0.0.1", &[]).0, "10.0.0.1");
+        assert_eq!(seen("::ffff:10.0.0.1", &list).0, "203.0.113.7");
+    }
+
+    #[test]
+    fn the_standard_field_is_read_where_the_older_one_is_missing() {
+        let list = [(
+            "forwarded",
+            "for=6.6.6.6, For=\"[2001:db8::7]:4711\";proto=https, for=10.1.1.1",
+        )];
+        assert_eq!(seen("10.0.0.1", &list).0, "2001:db8::7");
+        assert_eq!(
+            seen("10.0.0.1", &[("forwarded", "for=_hidden")]).0,
+            "10.0.0.1"
+        );
+    }
+
+    #[test]
+    fn what_could_be_forged_does_not_pass() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for name in [
+            "X-Forwarded-For",
+            "X-Forwarded-Foo",
+            "Forwarded",
+            "X-Real-IP",
+            "Proxy",
+            "X_Real_Ip",
+            "X-Original-URL",
+            "X-Rewrite-URL",
+            "X-Request-Id",
+        ] {
+            request.insert_header(name, "6.6.6.6").unwrap();
+        }
+        request.insert_header("X-Kept", "1").unwrap();
+        remove_forgeable(&mut request);
+        let left: Vec<&str> = request.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["x-kept"]);
+    }
+}

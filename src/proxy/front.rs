@@ -1,0 +1,269 @@
+//! One client connection as pingora sees it: the stream, who is at its ends, and the deadline
+//! for a request head.
+//!
+//! Pingora bounds each read but not their sum, so a client that sends a byte a minute could keep
+//! a connection for ever. [`Front`] counts from the first byte of a head to its end and breaks
+//! the connection when that takes too long. In the common case a head arrives in one read and no
+//! timer is ever made.
+
+use std::fmt;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::http::ResponseHeader;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    Stream, TimingDigest, UniqueID, UniqueIDType,
+};
+use pingora::proxy::Session;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use crate::tls::TlsInfo;
+
+const AWAITING_HEAD: u8 = 0;
+const READING_HEAD: u8 = 1;
+const PAST_HEAD: u8 = 2;
+
+/// Bytes of the HTTP/2 client preface (RFC 9113 §3.4).
+const PREFACE_BYTES: usize = 24;
+
+/// What is known about a client connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Who connected.
+    pub(super) peer: IpAddr,
+    /// Where to.
+    pub(super) local: SocketAddr,
+    /// Name and certificate of the handshake; `None` for plain HTTP.
+    pub(super) tls: Option<Arc<TlsInfo>>,
+    head: AtomicU8,
+}
+
+impl Connection {
+    pub(super) fn new(peer: IpAddr, local: SocketAddr, tls: Option<Arc<TlsInfo>>) -> Arc<Self> {
+        Arc::new(Self {
+            peer,
+            local,
+            tls,
+            head: AtomicU8::new(AWAITING_HEAD),
+        })
+    }
+
+    /// The connection of a request.
+    pub(super) fn of(session: &Session) -> Option<&Arc<Self>> {
+        session
+            .digest()?
+            .proxy_digest
+            .as_ref()?
+            .user_data
+            .as_ref()?
+            .downcast_ref()
+    }
+
+    /// The head of the current request was read.
+    pub(super) fn head_complete(&self) {
+        self.head.store(PAST_HEAD, Ordering::Relaxed);
+    }
+
+    /// The next byte read begins another head.
+    pub(super) fn next_head(&self) {
+        self.head.store(AWAITING_HEAD, Ordering::Relaxed);
+    }
+}
+
+/// A client connection with a deadline for request heads.
+pub(super) struct Front {
+    stream: Stream,
+    connection: Arc<Connection>,
+    digest: Arc<ProxyDigest>,
+    head_timeout: Duration,
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// Bytes of the preface still to come; 0 for HTTP/1.
+    preface_left: usize,
+    h2: bool,
+}
+
+impl Front {
+    /// Wraps `stream`. `h2`: what follows is HTTP/2, by ALPN or by prior knowledge.
+    ///
+    /// # Errors
+    /// None in practice: the digest's placeholder head is always valid.
+    pub(super) fn new(
+        stream: Stream,
+        connection: Arc<Connection>,
+        head_timeout: Duration,
+        h2: bool,
+    ) -> pingora::Result<Self> {
+        // Pingora hands this digest to every request of the connection, HTTP/2 included.
+        let placeholder = Box::new(ResponseHeader::build(200, Some(0))?);
+        let digest = ProxyDigest::new(placeholder, Some(Box::new(Arc::clone(&connection))));
+        Ok(Self {
+            stream,
+            connection,
+            digest: Arc::new(digest),
+            head_timeout,
+            deadline: None,
+            preface_left: if h2 { PREFACE_BYTES } else { 0 },
+            h2,
+        })
+    }
+
+    /// Whether the head (or the preface) is being waited for with a deadline.
+    fn is_timed(&self) -> bool {
+        if self.h2 {
+            self.preface_left > 0
+        } else {
+            self.connection.head.load(Ordering::Relaxed) == READING_HEAD
+        }
+    }
+
+    fn took(&mut self, bytes: usize) {
+        if self.h2 {
+            self.preface_left = self.preface_left.saturating_sub(bytes);
+        } else {
+            // Only the first byte of a head changes the state; a body leaves it alone.
+            let _ = self.connection.head.compare_exchange(
+                AWAITING_HEAD,
+                READING_HEAD,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+        }
+    }
+}
+
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front")
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for Front {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        match polled {
+            Poll::Ready(_) => {
+                let bytes = buf.filled().len() - before;
+                if bytes > 0 {
+                    self.took(bytes);
+                }
+                if !self.is_timed() {
+                    self.deadline = None;
+                }
+                polled
+            }
+            Poll::Pending if self.is_timed() => {
+                let timeout = self.head_timeout;
+                let deadline = self
+                    .deadline
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+                if deadline.as_mut().poll(cx).is_ready() {
+                    let late = std::io::Error::new(
+                        std::io::ErrorKind::TimedOut,
+                        "the request head did not arrive in time",
+                    );
+                    return Poll::Ready(Err(late));
+                }
+                Poll::Pending
+            }
+            Poll::Pending => {
+                self.deadline = None;
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Front {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Front {
+    async fn shutdown(&mut self) {
+        Shutdown::shutdown(&mut *self.stream).await;
+    }
+}
+
+impl UniqueID for Front {
+    fn id(&self) -> UniqueIDType {
+        self.stream.id()
+    }
+}
+
+impl Ssl for Front {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.stream.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        // Also for h2c, where nothing was negotiated: this is what pingora decides by.
+        Some(if self.h2 { ALPN::H2 } else { ALPN::H1 })
+    }
+}
+
+impl GetTimingDigest for Front {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Front {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(Arc::clone(&self.digest))
+    }
+
+    fn set_proxy_digest(&mut self, _digest: ProxyDigest) {}
+}
+
+impl GetSocketDigest for Front {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        None
+    }
+
+    fn set_socket_digest(&mut self, _digest: SocketDigest) {}
+}
+
+impl Peek for Front {}

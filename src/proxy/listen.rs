@@ -1,0 +1,338 @@
+//! The listeners: bound all at once before anything is served, accepted from until a stop.
+//!
+//! A stop ends accepting, makes every further answer the last of its connection, lets idle
+//! keep-alive connections go after a linger (a request may already be on its way on them), and
+//! returns as soon as no connection is left.
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::protocols::Stream;
+use pingora::protocols::l4::stream::Stream as L4Stream;
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use pingora::server::configuration::ServerConf;
+use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+use super::edge::Edge;
+use super::front::{Connection, Front};
+use super::settings::Settings;
+use crate::metrics::{Metrics, Protocol};
+use crate::tls::Acceptor;
+
+/// Connections that the kernel may hold before they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// How long idle keep-alive connections stay open in a stop: a request that was sent before the
+/// client learned of it still gets its answer.
+const LINGER: Duration = Duration::from_millis(2500);
+
+/// The client connection preface of HTTP/2 (RFC 9113 §3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A bound socket.
+#[derive(Debug)]
+pub struct Bound {
+    listener: StdListener,
+    address: SocketAddr,
+    https: bool,
+}
+
+impl Bound {
+    /// The address, with the port that was really bound.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// A listener that could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}")]
+pub struct BindError {
+    /// The configured address.
+    pub address: SocketAddr,
+    /// What the system said.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// Binds every address or none. An IPv6 address is bound for IPv6 alone; a family that this
+/// machine does not have is skipped with a warning.
+///
+/// # Errors
+/// The first address that cannot be bound.
+pub fn bind(addresses: &[SocketAddr], https: bool) -> Result<Vec<Bound>, BindError> {
+    let mut bound = Vec::new();
+    for address in addresses {
+        match open(*address) {
+            Ok(listener) => bound.push(Bound {
+                address: listener.local_addr().unwrap_or(*address),
+                listener,
+                https,
+            }),
+            Err(error) if is_missing_family(&error) && addresses.len() > 1 => {
+                tracing::warn!(%address, %error, "address family is missing here, listener skipped");
+            }
+            Err(source) => {
+                return Err(BindError {
+                    address: *address,
+                    source,
+                });
+            }
+        }
+    }
+    Ok(bound)
+}
+
+/// Opens one listening socket.
+///
+/// # Errors
+/// What the system says.
+pub fn open(address: SocketAddr) -> std::io::Result<StdListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(SocketProtocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn is_missing_family(error: &std::io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = nix::errno::Errno::EAFNOSUPPORT as i32;
+    const EADDRNOTAVAIL: i32 = nix::errno::Errno::EADDRNOTAVAIL as i32;
+    matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
+}
+
+/// Takes connections from the listeners to the phases.
+pub struct Server {
+    proxy: Arc<HttpProxy<Edge>>,
+    acceptor: Arc<Acceptor>,
+    settings: Arc<ArcSwap<Settings>>,
+    metrics: Arc<Metrics>,
+    open: AtomicUsize,
+    closed: Notify,
+    leaving: Arc<AtomicBool>,
+    stop: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Builds the data plane around `edge`. `leaving` is the flag that `edge` reads.
+    #[must_use]
+    pub fn new(
+        edge: Edge,
+        acceptor: Arc<Acceptor>,
+        settings: Arc<ArcSwap<Settings>>,
+        metrics: Arc<Metrics>,
+        leaving: Arc<AtomicBool>,
+        threads: usize,
+    ) -> Arc<Self> {
+        let current = settings.load();
+        let conf = ServerConf {
+            threads,
+            max_retries: 16,
+            // Per thread in pingora's eyes; the limit is meant for the process.
+            upstream_keepalive_pool_size: current
+                .limits
+                .upstream_keep_alive
+                .div_ceil(threads)
+                .max(1),
+            ..ServerConf::default()
+        };
+        let mut proxy = HttpProxy::new(edge, Arc::new(conf));
+        proxy.server_options = Some({
+            let mut options = pingora::apps::HttpServerOptions::default();
+            options.h2_idle_timeout = Some(current.timeouts.keep_alive);
+            options
+        });
+        proxy.handle_init_modules();
+        drop(current);
+        Arc::new(Self {
+            proxy: Arc::new(proxy),
+            acceptor,
+            settings,
+            metrics,
+            open: AtomicUsize::new(0),
+            closed: Notify::new(),
+            leaving,
+            stop: watch::channel(false).0,
+        })
+    }
+
+    /// Starts accepting from `bound`.
+    ///
+    /// # Errors
+    /// A socket that the runtime does not take.
+    pub fn serve(self: &Arc<Self>, bound: Vec<Bound>) -> std::io::Result<()> {
+        for bound in bound {
+            let listener = TcpListener::from_std(bound.listener)?;
+            let server = Arc::clone(self);
+            tokio::spawn(async move { server.accept_from(listener, bound.https).await });
+        }
+        Ok(())
+    }
+
+    /// Connections that are open now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Stops: accepts nothing more, lets requests finish for at most `grace`, and returns as
+    /// soon as no connection is left. Returns how many were left at the end of the grace.
+    pub async fn stop(&self, grace: Duration) -> usize {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
+        let linger = LINGER.min(grace);
+        if timeout(linger, self.emptied()).await.is_err() {
+            self.proxy.http_cleanup().await;
+            let _ = timeout(grace.saturating_sub(linger), self.emptied()).await;
+        }
+        self.connections()
+    }
+
+    async fn emptied(&self) {
+        loop {
+            let closed = self.closed.notified();
+            if self.connections() == 0 {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    async fn accept_from(self: Arc<Self>, listener: TcpListener, https: bool) {
+        let mut stop = self.stop.subscribe();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    let server = Arc::clone(&self);
+                    if let Some(place) = Place::take(&server, https) {
+                        tokio::spawn(async move { server.handle(socket, peer, https, place).await });
+                    }
+                }
+                Err(error) => {
+                    // Out of descriptors or memory: give the others a moment to end. Other
+                    // errors concern one connection alone.
+                    tracing::warn!(%error, "accept failed");
+                    if !matches!(error.kind(), std::io::ErrorKind::ConnectionAborted) {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn handle(&self, socket: TcpStream, peer: SocketAddr, https: bool, _place: Place) {
+        let (Ok(local), Ok(())) = (socket.local_addr(), socket.set_nodelay(true)) else {
+            return;
+        };
+        let head_timeout = self.settings.load().timeouts.request_head;
+        let (stream, tls, h2): (Stream, _, bool) = if https {
+            match self.acceptor.accept(L4Stream::from(socket), local).await {
+                Ok(accepted) => {
+                    let h2 = accepted.is_h2();
+                    let (stream, info) = accepted.into_parts();
+                    (stream, Some(info), h2)
+                }
+                Err(refused) => {
+                    tracing::debug!(%peer, error = %refused, "TLS handshake refused");
+                    return;
+                }
+            }
+        } else {
+            let keep_alive = self.settings.load().timeouts.keep_alive;
+            match timeout(keep_alive.max(head_timeout), begins_with_preface(&socket)).await {
+                Ok(Ok(h2)) => (Box::new(L4Stream::from(socket)), None, h2),
+                Ok(Err(_)) | Err(_) => return,
+            }
+        };
+        let connection = Connection::new(peer.ip().to_canonical(), local, tls);
+        let Ok(front) = Front::new(stream, connection, head_timeout, h2) else {
+            return;
+        };
+        let stop: ShutdownWatch = self.stop.subscribe();
+        // `process_new` answers every request of the connection.
+        let mut next: Option<Stream> = Some(Box::new(front));
+        while let Some(stream) = next {
+            next = self.proxy.process_new(stream, &stop).await;
+        }
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("connections", &self.connections())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether the client speaks HTTP/2 with prior knowledge. Waits for as many bytes as it takes to
+/// tell; nothing is consumed.
+async fn begins_with_preface(socket: &TcpStream) -> std::io::Result<bool> {
+    let mut seen = [0; PREFACE.len()];
+    loop {
+        let bytes = socket.peek(&mut seen).await?;
+        if bytes == 0 {
+            return Ok(false);
+        }
+        if seen[..bytes] != PREFACE[..bytes] {
+            return Ok(false);
+        }
+        if bytes == PREFACE.len() {
+            return Ok(true);
+        }
+        // A part of the preface: the socket stays readable, so waiting for it would not wait.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// One open connection's place under the limit, given back when dropped.
+struct Place {
+    server: Arc<Server>,
+    protocol: Protocol,
+}
+
+impl Place {
+    fn take(server: &Arc<Server>, https: bool) -> Option<Self> {
+        let limit = server.settings.load().limits.connections;
+        if server.open.fetch_add(1, Ordering::Relaxed) >= limit {
+            server.open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let protocol = if https { Protocol::Https } else { Protocol::Http };
+        server.metrics.connection_opened(protocol);
+        Some(Self {
+            server: Arc::clone(server),
+            protocol,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.server.metrics.connection_closed(self.protocol);
+        if self.server.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.server.closed.notify_waiters();
+        }
+    }
+}
