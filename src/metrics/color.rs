@@ -165,3 +165,54 @@ impl ColorMetrics {
 /// Requests in one period of 5 s from which a color spreads over all shards: 2,000 a second.
 /// Below that, two cores rarely meet at the same cache line.
 const BUSY: u32 = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use crate::clock;
+
+    use super::*;
+
+    const OUTCOME: RequestOutcome<'_> = RequestOutcome {
+        method: &Method::GET,
+        status: 200,
+        duration: Some(Duration::from_millis(3)),
+        upstream: None,
+    };
+
+    fn record_from_sixteen_threads(color: &ColorMetrics, now: Instant) {
+        for _ in 0..16 {
+            thread::scope(|scope| {
+                scope.spawn(|| color.record(now, &OUTCOME));
+            });
+        }
+    }
+
+    #[test]
+    fn only_a_busy_color_spreads_over_shards() {
+        let now = clock::now();
+        let color = ColorMetrics::new(Timeline::new(now), 4);
+        record_from_sixteen_threads(&color, now);
+        for period in 0..20 {
+            let now = now + Duration::from_secs(5 * period);
+            (0..BUSY / 2).for_each(|_| color.record(now, &OUTCOME));
+        }
+        record_from_sixteen_threads(&color, now + Duration::from_secs(100));
+        assert_eq!(color.shards().count(), 1);
+
+        let now = now + Duration::from_secs(105);
+        (0..BUSY).for_each(|_| color.record(now, &OUTCOME));
+        record_from_sixteen_threads(&color, now);
+        assert!(color.shards().count() > 1);
+        assert_eq!(color.totals().requests, u64::from(BUSY) * 11 + 48);
+    }
+
+    #[test]
+    fn a_color_without_requests_owns_less_than_a_kibibyte() {
+        let color = ColorMetrics::new(Timeline::new(clock::now()), 8);
+        let table = color.shards.len() * size_of::<OnceLock<Box<Shard>>>();
+        assert!(!color.is_used());
+        assert!(size_of::<ColorMetrics>() + table < 1024);
+    }
+}
