@@ -13,7 +13,7 @@
 //! reader adds up the cells whose period lies in the window, so nothing ever has to be cleared.
 //!
 //! **Memory.** An octave of latencies (64 buckets × 13 cells × 8 bytes = 6.5 KiB) is allocated
-//! when the first sample falls into it. A service whose answers take 2 to 60 ms fills five of
+//! when the first sample falls into it. A service whose answers take 3 to 60 ms fills five of
 //! them: 33 KiB a shard. Periods of 1 s would take five times that for a window that is no
 //! longer.
 
