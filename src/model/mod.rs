@@ -7,10 +7,12 @@
 mod address;
 mod name;
 mod pattern;
+mod proxy_error;
 
 pub use address::{AddressError, Endpoint, Scheme, UpstreamAddr};
 pub use name::{Release, ServiceName, StackName};
 pub use pattern::{HostPattern, PathPattern, PatternError, normalize_path};
+pub use proxy_error::ErrorType;
 
 use std::fmt;
 use std::str::FromStr;
