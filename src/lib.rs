@@ -10,9 +10,11 @@
 //! words     model   config   clock   metrics
 //! ```
 
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod metrics;
 pub mod model;
 pub mod pool;
 pub mod proxy;
+pub mod tls;

@@ -1,15 +1,19 @@
 //! The configuration, validated: types that cannot be wrong, so nothing checks again later.
 //!
-//! The parser is in [`parse`]; its input is one TOML file, its output a [`Config`] or every
-//! error of the file at once. Runtime state never lives here: which color is live, what is
+//! [`load`] reads one TOML file and returns a [`Config`] or every error of the file at once. Runtime state never lives here: which color is live, what is
 //! healthy and what was switched belong to `pool`, `health` and `switch`.
 
 mod diagnostic;
 mod load;
 mod parse;
+mod render;
+mod service;
+mod site;
+mod tree;
+mod value;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
-pub use load::{find, load, load_str};
+pub use load::{Found, find, known_keys, load, load_str, load_with};
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -206,6 +210,8 @@ pub struct Notify {
     pub kind: NotifyKind,
     /// Where it goes. A secret: masked wherever it is shown.
     pub url: Secret,
+    /// Key of the HMAC over the body.
+    pub secret: Option<Secret>,
 }
 
 /// Format of a notification.

@@ -355,3 +355,7 @@ pub fn host_of<'a>(authority: &'a str, buffer: &'a mut [u8; 255]) -> Option<&'a 
     lower.make_ascii_lowercase();
     std::str::from_utf8(lower).ok()
 }
+
+#[cfg(test)]
+#[path = "route_tests.rs"]
+mod tests;

@@ -139,7 +139,9 @@ pub(super) fn logged_path(path: &str, query: Option<&str>, secret: &[String]) ->
 fn is_secret(name: &str, secret: &[String]) -> bool {
     // `pass%77ord=x` is the same parameter to the application.
     let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
-    secret.iter().any(|secret| secret.eq_ignore_ascii_case(&name))
+    secret
+        .iter()
+        .any(|secret| secret.eq_ignore_ascii_case(&name))
 }
 
 #[cfg(test)]

@@ -27,9 +27,11 @@ pub(super) fn classify(error: &Error) -> Option<Refusal> {
             ErrorType::DestinationUnavailable,
             "No upstream is available right now.",
         ),
-        Kind::HTTPStatus(status) => {
-            refusal(*status, ErrorType::HttpRequestError, "The request was refused.")
-        }
+        Kind::HTTPStatus(status) => refusal(
+            *status,
+            ErrorType::HttpRequestError,
+            "The request was refused.",
+        ),
         Kind::ConnectTimedout => refusal(
             504,
             ErrorType::ConnectionTimeout,
@@ -99,9 +101,11 @@ pub(super) fn classify(error: &Error) -> Option<Refusal> {
             ErrorType::HttpRequestError,
             "The request head is not valid.",
         ),
-        _ if *error.esource() == ErrorSource::Downstream => {
-            refusal(400, ErrorType::HttpRequestError, "The request is not valid.")
-        }
+        _ if *error.esource() == ErrorSource::Downstream => refusal(
+            400,
+            ErrorType::HttpRequestError,
+            "The request is not valid.",
+        ),
         _ => refusal(
             500,
             ErrorType::ProxyInternalError,
@@ -131,9 +135,13 @@ pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<(
         // What follows on this connection may be the rest of a body nobody reads.
         session.set_keepalive(None);
     }
-    session.write_response_header(Box::new(head), head_only).await?;
+    session
+        .write_response_header(Box::new(head), head_only)
+        .await?;
     if !head_only {
-        session.write_response_body(Some(Bytes::from(body)), true).await?;
+        session
+            .write_response_body(Some(Bytes::from(body)), true)
+            .await?;
     }
     Ok(())
 }
@@ -260,7 +268,13 @@ mod tests {
             status(Error::new(Kind::ReadTimedout)),
             Some((504, "connection_read_timeout"))
         );
-        assert_eq!(status(Error::new(Kind::ConnectTimedout)), Some((504, "connection_timeout")));
-        assert_eq!(classify(&Error::new_down(Kind::ConnectionClosed)).map(|r| r.status), None);
+        assert_eq!(
+            status(Error::new(Kind::ConnectTimedout)),
+            Some((504, "connection_timeout"))
+        );
+        assert_eq!(
+            classify(&Error::new_down(Kind::ConnectionClosed)).map(|r| r.status),
+            None
+        );
     }
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode, Uri, header, uri};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -25,9 +24,7 @@ use crate::clock;
 use crate::config::{Balance, Tls};
 use crate::metrics::{ColorMetrics, Metrics, RequestOutcome};
 use crate::model::{ErrorType, Kind, Scheme, normalize_path};
-use crate::pool::{
-    Affinity, Attempt, Claim, LiveTable, NotFound, RequestView, Table, host_of,
-};
+use crate::pool::{Affinity, Attempt, LiveTable, NotFound, RequestView, host_of};
 
 /// The data plane behind every listener.
 #[derive(Debug)]
@@ -69,6 +66,9 @@ impl Edge {
             exchange.local_port = connection.local.port();
         }
         self.set_limits(session, &settings);
+        let target_bytes = session.req_header().raw_path().len();
+        let bad_path = Refusal::new(400, ErrorType::HttpRequestError, "The path is not valid.");
+        normalize(session.req_header_mut()).map_err(|()| bad_path)?;
         let request = session.req_header();
         exchange.client =
             forwarded::client(exchange.peer, &request.headers, &settings.trusted_proxies);
@@ -76,37 +76,43 @@ impl Edge {
         let authority = head::check(
             &request.method,
             &request.uri,
-            request.raw_path().len(),
+            target_bytes,
             request.version,
             &request.headers,
             &settings.limits,
         )?;
-        exchange.host = authority.to_owned();
-        let bad_host = Refusal::new(400, ErrorType::HttpRequestError, "The Host is not a host name.");
+        let bad_host = Refusal::new(
+            400,
+            ErrorType::HttpRequestError,
+            "The Host is not a host name.",
+        );
         let mut lower = [0; 255];
         let host = match authority {
             "" => "",
             authority => host_of(authority, &mut lower).ok_or(bad_host)?,
         };
         exchange.pace = pace(request);
-        normalize(session.req_header_mut())
-            .map_err(|()| Refusal::new(400, ErrorType::HttpRequestError, "The path is not valid."))?;
 
         let table = self.table.load();
-        let request = session.req_header();
-        let view = View { request, client: exchange.client.ip };
-        let found = table.routes.find(host, &view).map_err(|not_found| match not_found {
-            NotFound::Host => Refusal::new(
-                404,
-                ErrorType::DestinationNotFound,
-                "No site is served under this host name.",
-            ),
-            NotFound::Path(_) => Refusal::new(
-                404,
-                ErrorType::DestinationNotFound,
-                "Nothing is served under this path.",
-            ),
-        })?;
+        let view = View {
+            request,
+            client: exchange.client.ip,
+        };
+        let found = table
+            .routes
+            .find(host, &view)
+            .map_err(|not_found| match not_found {
+                NotFound::Host => Refusal::new(
+                    404,
+                    ErrorType::DestinationNotFound,
+                    "No site is served under this host name.",
+                ),
+                NotFound::Path(_) => Refusal::new(
+                    404,
+                    ErrorType::DestinationNotFound,
+                    "Nothing is served under this path.",
+                ),
+            })?;
         if let Some(tls) = Connection::of(session).and_then(|connection| connection.tls.clone()) {
             if found.site.tls == Tls::Off || !(host.is_empty() || tls.covers(host)) {
                 return Err(Refusal::new(
@@ -117,7 +123,10 @@ impl Edge {
             }
         } else if found.site.redirect
             && let Some(port) = settings.https_port
-            && !request.uri.path().starts_with("/.well-known/acme-challenge/")
+            && !request
+                .uri
+                .path()
+                .starts_with("/.well-known/acme-challenge/")
         {
             return Ok(Admitted::Redirect(https_location(host, port, &request.uri)));
         }
@@ -306,7 +315,7 @@ impl ProxyHttp for Edge {
             &forwarded::Facts {
                 peer: exchange.peer,
                 client: exchange.client,
-                host: &exchange.host,
+                host: head::authority(session.req_header()),
                 https: exchange.https,
                 port: exchange.local_port,
                 request_id: &exchange.request_id,
@@ -320,7 +329,8 @@ impl ProxyHttp for Edge {
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
+        {
             return Ok(());
         }
         exchange.first_byte = exchange
@@ -337,7 +347,9 @@ impl ProxyHttp for Edge {
         } else if is_event_stream(response) {
             exchange.becomes(Kind::Sse);
         }
-        if exchange.set_cookie && let Some(used) = &exchange.upstream {
+        if exchange.set_cookie
+            && let Some(used) = &exchange.upstream
+        {
             let secure = if exchange.https { "; Secure" } else { "" };
             response.append_header(
                 header::SET_COOKIE,
@@ -465,7 +477,8 @@ impl ProxyHttp for Edge {
         );
         let settings = self.settings.load();
         let access = &settings.log.access;
-        if access.enabled && (status >= 500 || access.sample >= 1.0 || fastrand::f64() < access.sample)
+        if access.enabled
+            && (status >= 500 || access.sample >= 1.0 || fastrand::f64() < access.sample)
         {
             self.log_line(session, exchange, &settings, status, took);
         }
@@ -499,14 +512,17 @@ impl Edge {
             let value = request.headers.get(&name)?.to_str().ok()?;
             Some(shown.unwrap_or(value))
         };
-        let trace = request.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        let trace = request
+            .headers
+            .get("traceparent")
+            .and_then(|value| value.to_str().ok());
         self.log.write(&Line {
             ts: clock::rfc3339(clock::wall()),
             request_id: &exchange.request_id,
             client_ip: exchange.client.ip.to_string(),
             method: request.method.as_str(),
             scheme: if exchange.https { "https" } else { "http" },
-            host: &exchange.host,
+            host: head::authority(request),
             path: &path,
             protocol: protocol(session),
             status,
@@ -517,7 +533,10 @@ impl Edge {
             service: slot.map_or("", |slot| slot.service().as_str()),
             color: slot.map_or("", |slot| slot.color().as_str()),
             release: release.as_ref().map(|release| release.as_str()),
-            upstream: exchange.upstream.as_ref().map(|used| used.upstream().shown().as_ref()),
+            upstream: exchange
+                .upstream
+                .as_ref()
+                .map(|used| used.upstream().shown().as_ref()),
             retries: exchange.attempts.made,
             rescued: false,
             error: exchange.error.map(ErrorType::as_str),
@@ -544,7 +563,10 @@ fn sticky_cookie(request: &RequestHeader) -> Option<u64> {
 
 /// 128 random bits in hex; not a secret.
 fn request_id(request: &RequestHeader, trusted: bool) -> String {
-    let sent = request.headers.get("x-request-id").and_then(|id| id.to_str().ok());
+    let sent = request
+        .headers
+        .get("x-request-id")
+        .and_then(|id| id.to_str().ok());
     match sent {
         Some(id) if trusted && !id.is_empty() && id.len() <= 200 => id.to_owned(),
         _ => format!("{:032x}", fastrand::u128(..)),
@@ -639,7 +661,10 @@ impl RequestView for View<'_> {
 
     fn any_header(&self, name: &HeaderName, accept: &dyn Fn(&str) -> bool) -> bool {
         let values = self.request.headers.get_all(name);
-        values.iter().filter_map(|value| value.to_str().ok()).any(accept)
+        values
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(accept)
     }
 
     fn query(&self) -> Option<&str> {

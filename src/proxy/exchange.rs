@@ -24,7 +24,6 @@ pub struct Exchange {
     pub(super) client: Client,
     pub(super) https: bool,
     pub(super) local_port: u16,
-    pub(super) host: String,
     pub(super) request_id: String,
     pub(super) pace: Pace,
     /// Given back when the request ends in whatever way.
@@ -76,7 +75,6 @@ impl Exchange {
             },
             https: false,
             local_port: 0,
-            host: String::new(),
             request_id: String::new(),
             pace: Pace::Exchange,
             claim: None,

@@ -6,6 +6,7 @@
 //! that is not for a proxy.
 
 use http::{HeaderMap, Method, Uri, Version};
+use pingora::http::RequestHeader;
 
 use crate::config::Limits;
 use crate::model::ErrorType;
@@ -82,6 +83,18 @@ pub(super) fn check<'a>(
         (None, Some(host)) => Ok(host),
         (None, None) if version == Version::HTTP_10 => Ok(""),
         (None, None) => Err(Refusal::bad("The request has no Host.")),
+    }
+}
+
+/// The authority of a request that passed [`check`].
+pub(super) fn authority(request: &RequestHeader) -> &str {
+    match request.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => request
+            .headers
+            .get(http::header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or_default(),
     }
 }
 

@@ -226,7 +226,9 @@ impl Server {
                 Ok((socket, peer)) => {
                     let server = Arc::clone(&self);
                     if let Some(place) = Place::take(&server, https) {
-                        tokio::spawn(async move { server.handle(socket, peer, https, place).await });
+                        tokio::spawn(
+                            async move { server.handle(socket, peer, https, place).await },
+                        );
                     }
                 }
                 Err(error) => {
@@ -319,7 +321,11 @@ impl Place {
             server.open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let protocol = if https { Protocol::Https } else { Protocol::Http };
+        let protocol = if https {
+            Protocol::Https
+        } else {
+            Protocol::Http
+        };
         server.metrics.connection_opened(protocol);
         Some(Self {
             server: Arc::clone(server),

@@ -1,0 +1,53 @@
+//! What addresses upstream names have now.
+//!
+//! A name that stops resolving keeps its last good addresses: a DNS server that is away must not
+//! take an application down. A name that never resolved has none.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::model::{Endpoint, UpstreamAddr};
+use crate::pool::Target;
+
+/// The last good addresses of every name.
+#[derive(Debug, Default)]
+pub struct Addresses(RwLock<HashMap<Arc<str>, Vec<IpAddr>>>);
+
+impl Addresses {
+    /// Records a successful look-up. True when it changed something.
+    pub fn learn(&self, host: &Arc<str>, found: Vec<IpAddr>) -> bool {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if known.get(host) == Some(&found) {
+            return false;
+        }
+        known.insert(Arc::clone(host), found);
+        true
+    }
+
+    /// Whether a name was ever looked up.
+    #[must_use]
+    pub fn knows(&self, host: &str) -> bool {
+        self.read().contains_key(host)
+    }
+
+    /// Where an upstream can be reached now.
+    #[must_use]
+    pub fn targets(&self, upstream: &UpstreamAddr) -> Vec<Target> {
+        match upstream.endpoint() {
+            Endpoint::Socket(addr) => vec![Target::Socket(*addr)],
+            Endpoint::Unix(path) => vec![Target::Unix(path.clone())],
+            Endpoint::Name { host, port } => self
+                .read()
+                .get(host)
+                .into_iter()
+                .flatten()
+                .map(|ip| Target::Socket(SocketAddr::new(*ip, *port)))
+                .collect(),
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Arc<str>, Vec<IpAddr>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}

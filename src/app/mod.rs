@@ -1,0 +1,5 @@
+//! The composition root.
+mod addresses;
+mod publisher;
+pub use addresses::Addresses;
+pub use publisher::{Placement, Publisher};
