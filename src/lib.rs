@@ -10,6 +10,7 @@
 //! words     model   config   clock   metrics
 //! ```
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod model;
