@@ -178,7 +178,7 @@ impl Client {
             while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = buffer.drain(..=end).collect();
                 match serde_json::from_slice(&line) {
-                    Ok(Event::Progress(progress)) => on_progress(progress),
+                    Ok(Event::Progress(progress)) => on_progress(*progress),
                     Ok(Event::Outcome(outcome)) => return Ok(outcome),
                     Ok(Event::Error(error)) => return Err(error),
                     // A heartbeat, or an event of a newer daemon.

@@ -324,7 +324,7 @@ async fn pump(
     mut progress: mpsc::Receiver<Progress>,
     sender: mpsc::Sender<Bytes>,
 ) {
-    let mut next = first.map(|first| line(&Event::Progress(first)));
+    let mut next = first.map(|first| line(&Event::Progress(Box::new(first))));
     let last = loop {
         if let Some(bytes) = next.take()
             && sender.send(bytes).await.is_err()
@@ -333,14 +333,18 @@ async fn pump(
         }
         tokio::select! {
             biased;
-            Some(event) = progress.recv() => next = Some(line(&Event::Progress(event))),
+            Some(event) = progress.recv() => next = Some(line(&Event::Progress(Box::new(event)))),
             result = &mut verb => break result,
             () = tokio::time::sleep(HEARTBEAT) => next = Some(Bytes::from_static(b"\n")),
             () = sender.closed() => return,
         }
     };
     while let Ok(event) = progress.try_recv() {
-        if sender.send(line(&Event::Progress(event))).await.is_err() {
+        if sender
+            .send(line(&Event::Progress(Box::new(event))))
+            .await
+            .is_err()
+        {
             return;
         }
     }

@@ -53,7 +53,7 @@ const fn yes() -> bool {
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     /// Something happened, or time went by.
-    Progress(Progress),
+    Progress(Box<Progress>),
     /// It is over. The last line.
     Outcome(Outcome),
     /// It was refused or failed. The last line.
