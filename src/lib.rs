@@ -10,9 +10,12 @@
 //! words     model   config   clock   metrics
 //! ```
 
+pub mod admin;
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod health;
+pub mod http;
 pub mod metrics;
 pub mod model;
 pub mod pool;

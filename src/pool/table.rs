@@ -1,4 +1,4 @@
-//! The snapshot that a request loads: routes, and for every service its pools and live color.
+//! The snapshot that a request loads: routes, and for every service its live pool.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,16 +17,8 @@ pub struct ServiceEntry {
     pub name: ServiceName,
     /// The color that takes new requests.
     pub live: Color,
-    /// The newest pool of each slot, by [`Color::index`]; `None`: the slot is empty.
-    pub pools: [Option<Arc<Pool>>; 2],
-}
-
-impl ServiceEntry {
-    /// The pool that takes new requests.
-    #[must_use]
-    pub fn live_pool(&self) -> Option<&Arc<Pool>> {
-        self.pools[self.live.index()].as_ref()
-    }
+    /// The pool that takes new requests; `None`: the live slot has no upstreams.
+    pub pool: Option<Arc<Pool>>,
 }
 
 /// Routes and pools that belong together. Never changed, only replaced.
@@ -84,7 +76,7 @@ impl LiveTable {
     #[must_use]
     pub fn claim(&self, table: &Table, service: ServiceIndex) -> Option<Claim> {
         let entry = table.service(service)?;
-        if let Some(claim) = entry.live_pool()?.try_claim() {
+        if let Some(claim) = entry.pool.as_ref()?.try_claim() {
             return Some(claim);
         }
         self.claim_again(&entry.name)
@@ -97,7 +89,7 @@ impl LiveTable {
         // one. The bound only keeps a broken invariant from becoming a spin.
         for _ in 0..64 {
             let table = self.load();
-            if let Some(claim) = table.named(name.as_str())?.live_pool()?.try_claim() {
+            if let Some(claim) = table.named(name.as_str())?.pool.as_ref()?.try_claim() {
                 return Some(claim);
             }
         }

@@ -202,7 +202,7 @@ impl Edge {
         let table = self.table.load();
         let still_live = table
             .named(slot.service().as_str())
-            .and_then(|entry| entry.live_pool())
+            .and_then(|entry| entry.pool.as_ref())
             .is_some_and(|live| live.generation() == claim.pool().generation());
         if !still_live && let Some(moved) = self.table.claim_again(slot.service()) {
             exchange.metrics = Some(Arc::clone(moved.pool().slot().metrics()));

@@ -1,45 +1,26 @@
-//! x
-use pingora::protocols::Stream;
-use std::sync::Arc;
-/// x
-#[derive(Debug)]
-pub struct TlsInfo;
-impl TlsInfo {
-    /// x
-    pub fn covers(&self, _h: &str) -> bool {
-        true
-    }
-    /// x
-    pub fn version(&self) -> &'static str {
-        ""
-    }
-}
-/// x
-#[derive(Debug)]
-pub struct Acceptor;
-/// x
-pub struct Accepted;
-impl Accepted {
-    /// x
-    pub fn is_h2(&self) -> bool {
-        false
-    }
-    /// x
-    pub fn into_parts(self) -> (Stream, Arc<TlsInfo>) {
-        unimplemented!()
-    }
-}
-/// x
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct Refused;
-impl Acceptor {
-    /// x
-    pub async fn accept(
-        &self,
-        _s: pingora::protocols::l4::stream::Stream,
-        _l: std::net::SocketAddr,
-    ) -> Result<Accepted, Refused> {
-        Err(Refused)
-    }
+//! TLS at the edge: which certificate answers which name, and the handshake.
+//!
+//! [`Store`] holds the certificate table, replaced as a whole and read by every handshake, so a
+//! certificate can be exchanged at any time without failing one. [`Acceptor`] reads the
+//! ClientHello, picks by its name and finishes the handshake under a deadline. [`Authority`] is
+//! the local CA behind `tls = "internal"`.
+//!
+//! Not here: ordering certificates. Whoever does calls [`Store::replace`].
+
+mod accept;
+mod authority;
+mod certificate;
+mod edge_io;
+mod store;
+
+pub use accept::{Accepted, Acceptor, Refused, TlsInfo};
+pub use authority::{Authority, AuthorityError};
+pub use certificate::{CertificateError, Served, Source};
+pub use store::{CertificateInfo, Store, StoreError};
+
+/// Makes aws-lc-rs with X25519MLKEM768 the process's provider, before anything else can install
+/// another one. Calling it again changes nothing.
+pub fn install_provider() {
+    // An error says that a provider is there already: ours, from an earlier call.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }

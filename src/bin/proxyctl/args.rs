@@ -1,0 +1,323 @@
+//! The verbs and their options.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use cutover::model::{Color, Release, ServiceName};
+
+/// Asks a running cutover what it does, and tells it what to do.
+#[derive(Debug, Parser)]
+#[command(name = "proxyctl", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 refused, \
+    4 a waiting switch was rolled back, 5 the daemon cannot be reached.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Admin socket: a path or unix:/path [default: /run/cutover/admin.sock, else a running demo's]
+    #[arg(long, global = true, env = "PROXYCTL_ADDR", hide_env_values = true)]
+    pub(crate) addr: Option<String>,
+    /// Print one JSON document on stdout
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Show every service: live color, upstreams, traffic, switch and drains
+    Status {
+        /// Refresh every second until Ctrl-C
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Make a color live: gate, cutover, observe, verdict, drain
+    Switch(Switch),
+    /// Undo the last cutover, at once
+    Rollback {
+        /// Return as soon as the former color is live again
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// End an observe or canary early and keep the new color
+    Promote,
+    /// End a running switch early and go back
+    Abort,
+    /// Read the configuration again
+    Reload,
+    /// Print the effective configuration, secrets masked
+    Config,
+    /// Say which site, route, service, color and upstream would take a request, and why
+    Explain(Explain),
+    /// Exit with 0 if this instance is ready: for a container's health check
+    Ready,
+    #[command(flatten)]
+    Later(Later),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Switch {
+    /// Color to make live
+    #[arg(value_parser = color, value_name = "blue|green")]
+    pub(crate) target: Color,
+    /// Only this service; may be given more than once [default: the whole stack]
+    #[arg(long = "service", value_name = "S", value_parser = service)]
+    pub(crate) services: Vec<ServiceName>,
+    /// Give the target this share of the requests first, such as 5% or 0.05
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub(crate) canary: Option<f64>,
+    /// How long the canary lasts, such as 15m
+    #[arg(long = "for", value_name = "TIME", requires = "canary", value_parser = duration)]
+    pub(crate) canary_for: Option<Duration>,
+    /// Return as soon as the cutover is published
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Skip the gate and the quarantine; never a freeze, a running switch or an empty slot
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Label of what runs in the target, such as an image tag
+    #[arg(long, value_name = "L", value_parser = release)]
+    pub(crate) release: Option<Release>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// Absolute URL, http:// or https://
+    pub(crate) url: String,
+    /// Header field of the request; may be given more than once
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = header)]
+    pub(crate) headers: Vec<(String, String)>,
+    /// Method of the request
+    #[arg(long, short = 'X', default_value = "GET")]
+    pub(crate) method: String,
+    /// Address that the request comes from
+    #[arg(long, value_name = "IP")]
+    pub(crate) client_ip: Option<IpAddr>,
+    /// Explain by this file instead of asking a daemon
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Verbs of the documented command line that this version answers with a refusal.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Later {
+    /// Release an image to a Docker-managed service (not in this version)
+    Deploy {
+        /// Image or tag
+        image: String,
+        /// Only this service
+        #[arg(long = "service", value_name = "S")]
+        services: Vec<String>,
+    },
+    /// Let requests wait at the edge (not in this version)
+    Hold {
+        /// Longest wait
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        max: Option<Duration>,
+    },
+    /// Let held requests go on (not in this version)
+    Resume,
+    /// Answer 503 with the maintenance page (not in this version)
+    Maintenance {
+        /// on or off
+        mode: OnOff,
+        /// Text on the page
+        #[arg(long, value_name = "M")]
+        message: Option<String>,
+    },
+    /// Refuse every switch and deploy (not in this version)
+    Freeze {
+        /// The reason
+        #[arg(long, value_name = "W")]
+        why: String,
+    },
+    /// End a freeze (not in this version)
+    Unfreeze,
+    /// List past switches and rollbacks (not in this version)
+    History,
+    /// List certificates, or renew one (not in this version)
+    Certs {
+        #[command(subcommand)]
+        action: Option<Certs>,
+    },
+    /// Look for what is wrong on this machine (not in this version)
+    Doctor,
+    /// Translate a Caddyfile or nginx.conf (not in this version)
+    Adapt {
+        /// File to translate
+        file: PathBuf,
+    },
+    /// Hash a password for basic auth (not in this version)
+    HashPassword,
+    /// Run a recorded switch through the verdict (not in this version)
+    Judge {
+        /// Recorded switch
+        #[arg(long, value_name = "FILE")]
+        replay: PathBuf,
+    },
+    /// Drain a slot by hand (not in this version)
+    Drain {
+        /// Color to drain
+        #[arg(value_parser = color, value_name = "blue|green")]
+        color: Option<Color>,
+        /// Only this service
+        #[arg(long = "service", value_name = "S")]
+        services: Vec<String>,
+    },
+    /// Remove idle containers (not in this version)
+    Cleanup,
+    /// Return to one container per service (not in this version)
+    Reset,
+}
+
+impl Later {
+    /// The verb as typed.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Deploy { .. } => "deploy",
+            Self::Hold { .. } => "hold",
+            Self::Resume => "resume",
+            Self::Maintenance { .. } => "maintenance",
+            Self::Freeze { .. } => "freeze",
+            Self::Unfreeze => "unfreeze",
+            Self::History => "history",
+            Self::Certs { .. } => "certs",
+            Self::Doctor => "doctor",
+            Self::Adapt { .. } => "adapt",
+            Self::HashPassword => "hash-password",
+            Self::Judge { .. } => "judge",
+            Self::Drain { .. } => "drain",
+            Self::Cleanup => "cleanup",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum OnOff {
+    On,
+    Off,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Certs {
+    /// Order a new certificate now
+    Renew {
+        /// Name to renew
+        host: String,
+    },
+}
+
+fn color(text: &str) -> Result<Color, String> {
+    text.parse()
+        .map_err(|error: cutover::model::UnknownColor| error.to_string())
+}
+
+fn service(text: &str) -> Result<ServiceName, String> {
+    nonempty(text).map(ServiceName::from)
+}
+
+fn release(text: &str) -> Result<Release, String> {
+    nonempty(text).map(Release::from)
+}
+
+fn nonempty(text: &str) -> Result<&str, String> {
+    if text.trim().is_empty() {
+        Err("it is empty".to_owned())
+    } else {
+        Ok(text)
+    }
+}
+
+/// `5%` or `0.05`: above 0 and below 1.
+fn share(text: &str) -> Result<f64, String> {
+    let (number, scale) = match text.strip_suffix('%') {
+        Some(number) => (number, 100.0),
+        None => (text, 1.0),
+    };
+    match number.trim().parse::<f64>().map(|number| number / scale) {
+        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
+        _ => Err("a share is more than 0% and less than 100%, such as 5% or 0.05".to_owned()),
+    }
+}
+
+/// `500ms`, `3s`, `5m`, `1h`, as in the configuration.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    match number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor))
+    {
+        Some(millis) if millis > 0 => Ok(Duration::from_millis(millis)),
+        _ => Err("a time is a whole number with ms, s, m or h, such as 15m".to_owned()),
+    }
+}
+
+/// `Name: value`, as curl takes it.
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) if name.parse::<http::HeaderName>().is_ok() => {
+            Ok((name.to_owned(), value.trim().to_owned()))
+        }
+        _ => Err("a header is `Name: value`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn shares_and_times_are_read_as_in_the_configuration() {
+        assert_eq!(share("5%"), Ok(0.05));
+        assert_eq!(share("0.05"), Ok(0.05));
+        for bad in ["0", "100%", "1", "-5%", "x", "", "nan", "inf%"] {
+            assert!(share(bad).is_err(), "{bad}");
+        }
+        assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        for bad in [
+            "15",
+            "m",
+            "-1s",
+            "1.5s",
+            "0s",
+            "99999999999999999999s",
+            "1d",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_canary_time_needs_a_canary() {
+        let parse = |args: &[&str]| {
+            Cli::try_parse_from([&["proxyctl", "switch", "green"], args].concat()).is_ok()
+        };
+        assert!(parse(&["--canary", "5%", "--for", "15m"]));
+        assert!(!parse(&["--for", "15m"]));
+    }
+}

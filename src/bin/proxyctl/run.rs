@@ -1,0 +1,193 @@
+//! From a verb to one call to an exit code.
+
+use std::future::Future;
+
+use cutover::admin::client::Client;
+use cutover::admin::socket;
+use cutover::admin::wire::{
+    ControlError, ErrorCode, ExplainReport, ExplainRequest, Outcome, ReloadReport, RollbackRequest,
+    Status, SwitchRequest,
+};
+
+use crate::args::{Cli, Explain, Switch, Verb};
+use crate::follow::Follower;
+use crate::output::Output;
+use crate::text::{Line, Style};
+use crate::{explain, offline, table, watch};
+
+/// Does what was asked; the exit code.
+pub(crate) async fn run(cli: Cli) -> u8 {
+    let output = Output::of_process(cli.common.json);
+    match cli.verb {
+        Verb::Later(later) => output.error(ControlError::new(
+            ErrorCode::Unsupported,
+            format!("`{}` is not in this version yet", later.name()),
+        )),
+        Verb::Explain(ref asked) if let Some(file) = &asked.config => {
+            let request = explain_request(asked);
+            let report = request.and_then(|request| {
+                let report = offline::explain(file, &request)?;
+                Ok((request, report))
+            });
+            show_explain(&output, report)
+        }
+        verb => match socket::locate(cli.common.addr.as_deref()) {
+            Ok(path) => ask(verb, &Client::new(path), &output).await,
+            Err(error) => output.error(ControlError::new(
+                match error {
+                    socket::LocateError::NotAPath(_) => ErrorCode::Usage,
+                    socket::LocateError::Foreign(_) => ErrorCode::Unreachable,
+                },
+                error.to_string(),
+            )),
+        },
+    }
+}
+
+async fn ask(verb: Verb, client: &Client, output: &Output) -> u8 {
+    let follower = Follower::new(output);
+    match verb {
+        Verb::Status { watch: true } => watch::watch(client, output).await,
+        Verb::Status { watch: false } => show(output, client.status().await, show_status),
+        Verb::Switch(asked) => {
+            let request = switch_request(asked);
+            let call = client.switch(&request, |progress| follower.progress(&progress));
+            until_detached(call, &follower, false).await
+        }
+        Verb::Rollback { no_wait } => {
+            let request = RollbackRequest { wait: !no_wait };
+            let call = client.rollback(&request, |progress| follower.progress(&progress));
+            until_detached(call, &follower, true).await
+        }
+        Verb::Promote => follower.end(client.promote().await, true),
+        Verb::Abort => follower.end(client.abort().await, true),
+        Verb::Reload => show(output, client.reload().await, show_reload),
+        Verb::Config => match client.config().await {
+            Ok(report) if output.json => {
+                output.document(&report.config);
+                0
+            }
+            Ok(report) => {
+                output.raw(&report.toml);
+                0
+            }
+            Err(error) => output.error(error),
+        },
+        Verb::Explain(asked) => {
+            let report = match explain_request(&asked) {
+                Ok(request) => client
+                    .explain(&request)
+                    .await
+                    .map(|report| (request, report)),
+                Err(error) => Err(error),
+            };
+            show_explain(output, report)
+        }
+        Verb::Ready => show(output, client.ready().await, |output, _| {
+            output.lines([&Line::new().with(Style::Good, "ready")]);
+        }),
+        // `run` has answered these.
+        Verb::Later(_) => ErrorCode::Unsupported.exit_code(),
+    }
+}
+
+/// Prints a value: as JSON if that was asked for, else by `people`.
+fn show<T: serde::Serialize>(
+    output: &Output,
+    result: Result<T, ControlError>,
+    people: impl FnOnce(&Output, &T),
+) -> u8 {
+    match result {
+        Ok(value) if output.json => output.document(&value),
+        Ok(value) => people(output, &value),
+        Err(error) => return output.error(error),
+    }
+    0
+}
+
+fn show_status(output: &Output, status: &Status) {
+    output.lines(&table::status(status));
+}
+
+fn show_reload(output: &Output, report: &ReloadReport) {
+    let file = report.config.as_deref().unwrap_or("the configuration");
+    let line = Line::new()
+        .with(Style::Good, "reloaded")
+        .plain(": ")
+        .plain(file);
+    output.lines([&match report.changes.is_empty() {
+        true => line.plain(", nothing changed"),
+        false => line,
+    }]);
+    for change in &report.changes {
+        output.lines([&Line::new().plain("  ").plain(change)]);
+    }
+    for warning in &report.warnings {
+        output.lines([&Line::new()
+            .with(Style::Warn, "warning")
+            .plain("  ")
+            .plain(warning)]);
+    }
+}
+
+fn switch_request(asked: Switch) -> SwitchRequest {
+    SwitchRequest {
+        target: asked.target,
+        services: asked.services,
+        canary: asked.canary,
+        canary_ms: asked
+            .canary_for
+            .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        wait: !asked.no_wait,
+        force: asked.force,
+        release: asked.release,
+    }
+}
+
+/// Waits for the end or for Ctrl-C, which leaves the daemon at work.
+async fn until_detached(
+    call: impl Future<Output = Result<Outcome, ControlError>>,
+    follower: &Follower<'_>,
+    undo: bool,
+) -> u8 {
+    tokio::select! {
+        result = call => follower.end(result, undo),
+        Ok(()) = tokio::signal::ctrl_c() => follower.detached(),
+    }
+}
+
+fn show_explain(
+    output: &Output,
+    result: Result<(ExplainRequest, ExplainReport), ControlError>,
+) -> u8 {
+    match result {
+        Ok((_, report)) if output.json => output.document(&report),
+        Ok((request, report)) => output.lines(&explain::lines(&request, &report)),
+        Err(error) => return output.error(error),
+    }
+    0
+}
+
+/// Checks what needs no daemon: the URL is absolute and the method is one.
+fn explain_request(asked: &Explain) -> Result<ExplainRequest, ControlError> {
+    let usage = |message| Err(ControlError::new(ErrorCode::Usage, message));
+    let absolute = asked.url.parse::<http::Uri>().is_ok_and(|url| {
+        matches!(url.scheme_str(), Some("http" | "https"))
+            && url.host().is_some_and(|host| !host.is_empty())
+    });
+    if !absolute {
+        return usage(format!(
+            "`{}` is not an absolute URL, such as https://example.com/api",
+            asked.url
+        ));
+    }
+    if http::Method::from_bytes(asked.method.as_bytes()).is_err() {
+        return usage(format!("`{}` is not a method", asked.method));
+    }
+    Ok(ExplainRequest {
+        url: asked.url.clone(),
+        method: asked.method.to_uppercase(),
+        headers: asked.headers.clone(),
+        client_ip: asked.client_ip,
+    })
+}
