@@ -12,6 +12,8 @@
 
 pub mod clock;
 pub mod config;
+pub mod health;
+pub mod http;
 pub mod metrics;
 pub mod model;
 pub mod pool;
