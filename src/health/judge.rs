@@ -38,12 +38,15 @@ pub(super) fn judge(
 
 fn compare(path: &str, actual: Option<&Value>, expected: &Value) -> Result<(), String> {
     let Some(actual) = actual else {
-        return Err(format!("field {path} is missing, expected {}", shown(expected)));
+        return Err(format!(
+            "field {path} is missing, expected {}",
+            shown(expected)
+        ));
     };
     if let (Value::Object(fields), Value::Object(_)) = (expected, actual) {
-        return fields
-            .iter()
-            .try_for_each(|(name, value)| compare(&format!("{path}.{name}"), actual.get(name), value));
+        return fields.iter().try_for_each(|(name, value)| {
+            compare(&format!("{path}.{name}"), actual.get(name), value)
+        });
     }
     let equal = match (actual, expected) {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
@@ -87,10 +90,7 @@ mod tests {
     fn the_status_must_be_in_the_range() {
         assert_eq!(reason(200, "", json!({})), "passed");
         assert_eq!(reason(299, "", json!({})), "passed");
-        assert_eq!(
-            reason(503, "", json!({})),
-            "status 503, expected 200-299"
-        );
+        assert_eq!(reason(503, "", json!({})), "status 503, expected 200-299");
         assert_eq!(reason(301, "", json!({})), "status 301, expected 200-299");
         let one = judge(500, b"", false, (204, 204), &BTreeMap::new());
         assert_eq!(one, Err("status 500, expected 204".to_owned()));

@@ -54,9 +54,7 @@ pub async fn probe(
         }
         Probe::Grpc { service } => {
             let origin = origin(upstream, None);
-            let (status, elapsed) = client
-                .grpc_health(&origin, service, health.timeout)
-                .await?;
+            let (status, elapsed) = client.grpc_health(&origin, service, health.timeout).await?;
             match status {
                 ServingStatus::Serving => Ok(elapsed),
                 other => Err(Miss::Failed(format!(

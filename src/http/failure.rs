@@ -80,8 +80,9 @@ impl Failure {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
         match inner {
             Some(error) => Self::Tls(tls_reason(error, name)),
-            None => gone(error, Phase::Tls)
-                .unwrap_or_else(|| Self::Tls("handshake failed".to_owned())),
+            None => {
+                gone(error, Phase::Tls).unwrap_or_else(|| Self::Tls("handshake failed".to_owned()))
+            }
         }
     }
 
@@ -182,7 +183,6 @@ fn local(error: &io::Error) -> Option<Failure> {
     };
     Some(Failure::Local(what))
 }
-
 
 #[cfg(test)]
 mod tests {

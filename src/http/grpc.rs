@@ -89,7 +89,9 @@ impl Client {
         }
         if head.headers.contains_key(GRPC_STATUS) {
             grpc_status(&head.headers)?;
-            return Err(Failure::Protocol("gRPC answer without a message".to_owned()));
+            return Err(Failure::Protocol(
+                "gRPC answer without a message".to_owned(),
+            ));
         }
         *phase = Phase::Body;
         let (message, truncated, trailers) = read_body(body, MESSAGE_LIMIT_BYTES).await?;
@@ -101,8 +103,7 @@ impl Client {
             Some(trailers) => grpc_status(&trailers)?,
             None => return Err(Failure::Protocol("answer is not gRPC".to_owned())),
         }
-        decode_response(&message)
-            .ok_or_else(|| Failure::Protocol(NOT_A_HEALTH_RESPONSE.to_owned()))
+        decode_response(&message).ok_or_else(|| Failure::Protocol(NOT_A_HEALTH_RESPONSE.to_owned()))
     }
 }
 
@@ -214,7 +215,10 @@ mod tests {
     #[test]
     fn the_request_is_the_bytes_of_the_protocol() {
         assert_eq!(&encode_request("")[..], [0, 0, 0, 0, 0]);
-        assert_eq!(&encode_request("ab")[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
+        assert_eq!(
+            &encode_request("ab")[..],
+            [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']
+        );
         let long = encode_request(&"x".repeat(300));
         assert_eq!(long[..8], [0, 0, 0, 1, 47, 0x0a, 0xac, 0x02]);
     }

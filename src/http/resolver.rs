@@ -202,11 +202,14 @@ fn merge(
     }
     // The family that failed may have had addresses, so its failure is the answer.
     let errors = [v4.err(), v6.err()].map(|error| error.map(|error| reason(&error)));
-    let told = errors.into_iter().flatten().max_by_key(|error| match error {
-        LookupError::NoAddress => 0,
-        LookupError::NoSuchName => 1,
-        _ => 2,
-    });
+    let told = errors
+        .into_iter()
+        .flatten()
+        .max_by_key(|error| match error {
+            LookupError::NoAddress => 0,
+            LookupError::NoSuchName => 1,
+            _ => 2,
+        });
     Err(told.unwrap_or(LookupError::NoAddress))
 }
 
