@@ -1,5 +1,5 @@
 //! The composition root.
 mod addresses;
-mod publisher;
-pub use addresses::Addresses;
-pub use publisher::{Placement, Publisher};
+mod logging;
+mod demo;
+mod resolve;
