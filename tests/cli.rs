@@ -1,0 +1,760 @@
+//! `proxyctl` as a script sees it: exact output and exit codes, against a daemon in this
+//! process that says what the test wants.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use cutover::admin::listen::AdminSocket;
+use cutover::admin::wire::{
+    Candidate, Certificate, ConfigReport, ControlError, DrainStatus, ErrorCode, ExplainReport,
+    ExplainRequest, GateFailure, InFlight, Outcome, OutcomeKind, Phase, Progress, ReloadReport,
+    RollbackRequest, ServiceState, ServiceStatus, SlotStatus, Slots, Status, SwitchRequest,
+    SwitchStatus, Tally, UpstreamStatus,
+};
+use cutover::admin::{Actor, Control, Reporter, server};
+use cutover::model::Color;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::sync::Notify;
+
+/// What the daemon says next, and what it was asked.
+struct Fake {
+    ready: Mutex<Result<(), String>>,
+    end: Mutex<Result<OutcomeKind, ControlError>>,
+    asked: Mutex<Vec<SwitchRequest>>,
+    /// Holds a switch after its first event.
+    gate: Option<Notify>,
+    finished: Notify,
+}
+
+impl Fake {
+    fn new() -> Self {
+        Self {
+            ready: Mutex::new(Ok(())),
+            end: Mutex::new(Ok(OutcomeKind::Kept)),
+            asked: Mutex::new(Vec::new()),
+            gate: None,
+            finished: Notify::new(),
+        }
+    }
+
+    fn outcome(&self) -> Result<Outcome, ControlError> {
+        self.end.lock().unwrap().clone().map(|result| Outcome {
+            result,
+            message: match result {
+                OutcomeKind::RolledBack => "blue is live on web: error rate 12% of 0.1%",
+                OutcomeKind::Held => "both colors stay up on web, a person decides",
+                _ => "green is live on web",
+            }
+            .to_owned(),
+            services: vec!["web".into()],
+            live: Some(Color::Green),
+        })
+    }
+}
+
+fn switch_status(phase: Phase) -> SwitchStatus {
+    SwitchStatus {
+        services: vec!["web".into()],
+        target: Color::Green,
+        phase,
+        actor: "root".to_owned(),
+        elapsed_ms: 130_000,
+        planned_ms: Some(300_000),
+        limit_ms: Some(1_800_000),
+        requests: 3_100,
+        requests_needed: Some(5_000),
+        canary: None,
+        new: Some(Tally {
+            requests: 3_100,
+            failures: 4,
+            p99_ms: None,
+        }),
+        old: Some(Tally {
+            requests: 90_000,
+            failures: 90,
+            p99_ms: None,
+        }),
+        gate: Vec::new(),
+        reason: None,
+    }
+}
+
+fn upstream(address: &str, healthy: Option<bool>, reason: Option<&str>) -> UpstreamStatus {
+    UpstreamStatus {
+        address: address.to_owned(),
+        healthy,
+        reason: reason.map(str::to_owned),
+        probe_ms: healthy.filter(|up| *up).map(|_| 2.4),
+    }
+}
+
+fn full_status() -> Status {
+    Status {
+        services: vec![
+            ServiceStatus {
+                name: "api".into(),
+                live: Color::Blue,
+                state: ServiceState::Stable,
+                slots: Slots {
+                    blue: SlotStatus {
+                        upstreams: vec![upstream("unix:/run/api.sock", None, None)],
+                        ..SlotStatus::default()
+                    },
+                    green: SlotStatus::default(),
+                },
+                stack: "back".into(),
+                switch: None,
+                drains: Vec::new(),
+            },
+            ServiceStatus {
+                name: "web".into(),
+                live: Color::Green,
+                state: ServiceState::Observe,
+                slots: Slots {
+                    blue: SlotStatus {
+                        release: Some("v1".into()),
+                        upstreams: vec![upstream("10.0.0.1:3000", Some(true), None)],
+                        in_flight: InFlight::from_counts([0, 1, 0]),
+                        ..SlotStatus::default()
+                    },
+                    green: SlotStatus {
+                        release: Some("v2".into()),
+                        upstreams: vec![
+                            upstream("10.0.0.2:3000", Some(true), None),
+                            upstream("10.0.0.33:3000", Some(false), Some("connection refused")),
+                        ],
+                        in_flight: InFlight::from_counts([3, 1, 0]),
+                        generation: Some(8),
+                        rps: 41.23,
+                        error_rate: Some(0.0012),
+                        p50_ms: Some(12.4),
+                        p99_ms: Some(80.2),
+                    },
+                },
+                stack: "default".into(),
+                switch: Some(switch_status(Phase::Observe)),
+                drains: vec![DrainStatus {
+                    color: Color::Blue,
+                    generation: 7,
+                    in_flight: InFlight::from_counts([3, 1, 0]),
+                    elapsed_ms: 18_000,
+                    deadline_ms: 12_000,
+                }],
+            },
+        ],
+        certificates: vec![
+            Certificate {
+                host: "example.com".to_owned(),
+                issuer: Some("internal".to_owned()),
+                expires: Some("2030-01-01T00:00:00Z".to_owned()),
+                expires_in_s: Some(53 * 86_400),
+                error: None,
+            },
+            Certificate {
+                host: "api.example.com".to_owned(),
+                issuer: None,
+                expires: None,
+                expires_in_s: None,
+                error: Some("no such file: api.pem".to_owned()),
+            },
+        ],
+        docker: None,
+        warnings: vec!["ops listens on every address".to_owned()],
+        version: "0.1.0".to_owned(),
+        uptime_s: 273_900,
+        config: Some("/etc/cutover/cutover.toml".to_owned()),
+    }
+}
+
+#[async_trait]
+impl Control for Fake {
+    async fn status(&self) -> Status {
+        full_status()
+    }
+
+    async fn switch(
+        &self,
+        _actor: Actor,
+        request: SwitchRequest,
+        reporter: Reporter,
+    ) -> Result<Outcome, ControlError> {
+        self.asked.lock().unwrap().push(request);
+        for (tick, phase, message) in [
+            (false, Phase::Gate, "waiting for green of web"),
+            (true, Phase::Gate, ""),
+            (false, Phase::Observe, "green is live on web"),
+        ] {
+            let (message, switch) = (message.to_owned(), switch_status(phase));
+            reporter.report(Progress {
+                tick,
+                message,
+                switch,
+            });
+            if let Some(gate) = &self.gate {
+                gate.notified().await;
+            }
+        }
+        self.finished.notify_one();
+        self.outcome()
+    }
+
+    async fn rollback(
+        &self,
+        _actor: Actor,
+        _request: RollbackRequest,
+        _reporter: Reporter,
+    ) -> Result<Outcome, ControlError> {
+        self.outcome()
+    }
+
+    async fn promote(&self, _actor: Actor) -> Result<Outcome, ControlError> {
+        self.outcome()
+    }
+
+    async fn abort(&self, _actor: Actor) -> Result<Outcome, ControlError> {
+        self.outcome()
+    }
+
+    async fn reload(&self, _actor: Actor) -> Result<ReloadReport, ControlError> {
+        match self.end.lock().unwrap().clone() {
+            Ok(_) => Ok(ReloadReport {
+                config: Some("cutover.toml".to_owned()),
+                changes: vec!["service web: health.interval 3s to 5s".to_owned()],
+                warnings: Vec::new(),
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn config(&self) -> Result<ConfigReport, ControlError> {
+        Ok(ConfigReport {
+            toml: "state_dir = \"/data\"\n".to_owned(),
+            config: serde_json::json!({"state_dir": "/data"}),
+        })
+    }
+
+    async fn explain(&self, request: ExplainRequest) -> Result<ExplainReport, ControlError> {
+        Ok(ExplainReport {
+            listener: Some("0.0.0.0:443".to_owned()),
+            site: Some("example.com".to_owned()),
+            route: Some("/api/*".to_owned()),
+            service: Some("api".into()),
+            color: Some(Color::Blue),
+            upstream: Some("unix:/run/api.sock".to_owned()),
+            status: None,
+            why: vec![format!(
+                "{:?} from {:?}",
+                request.headers, request.client_ip
+            )],
+            candidates: vec![
+                Candidate {
+                    route: "/api/*".to_owned(),
+                    matched: true,
+                    why: "the longest path".to_owned(),
+                },
+                Candidate {
+                    route: "/x".to_owned(),
+                    matched: false,
+                    why: "the path is /api/v1".to_owned(),
+                },
+            ],
+        })
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.ready.lock().unwrap().clone()
+    }
+}
+
+/// A daemon on a socket of its own; stops with the runtime.
+struct Daemon {
+    fake: Arc<Fake>,
+    path: PathBuf,
+    runtime: tokio::runtime::Runtime,
+    _root: tempfile::TempDir,
+}
+
+fn daemon() -> Daemon {
+    daemon_of(Fake::new())
+}
+
+fn daemon_of(fake: Fake) -> Daemon {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("admin.sock");
+    let fake = Arc::new(fake);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let socket = runtime.block_on(async { AdminSocket::bind(&path).unwrap() });
+    let control = Arc::clone(&fake) as Arc<dyn Control>;
+    runtime.spawn(server::serve(socket, control, std::future::pending()));
+    Daemon {
+        fake,
+        path,
+        runtime,
+        _root: root,
+    }
+}
+
+fn proxyctl(socket: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_proxyctl"));
+    command
+        .args(args)
+        .env("PROXYCTL_ADDR", socket)
+        .stdin(Stdio::null());
+    command
+}
+
+/// What a run left: exit code, stdout, stderr.
+#[derive(Debug, PartialEq)]
+struct Ran(i32, String, String);
+
+fn ran(output: Output) -> Ran {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran(
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+impl Daemon {
+    fn run(&self, args: &[&str]) -> Ran {
+        ran(proxyctl(&self.path, args).output().unwrap())
+    }
+
+    fn ends(&self, end: Result<OutcomeKind, ControlError>) {
+        *self.fake.end.lock().unwrap() = end;
+    }
+}
+
+fn lines(lines: &[&str]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn status_is_a_table_that_shows_what_is_wrong() {
+    let Ran(code, stdout, stderr) = daemon().run(&["status"]);
+    let expected = lines(&[
+        "cutover 0.1.0  up 3d4h  /etc/cutover/cutover.toml",
+        "",
+        "api  blue is live  stable  stack back",
+        "    COLOR  RELEASE  UPSTREAMS  REQ  WS  SSE  REQ/S  ERRORS   P50   P99",
+        "  ▶ blue   -        0/1 up       0   0    0    0.0       -     -     -",
+        "      ○ unix:/run/api.sock  unknown",
+        "    green  -        empty        0   0    0    0.0       -     -     -",
+        "",
+        "web  green is live  observe",
+        "    COLOR  RELEASE  UPSTREAMS  REQ  WS  SSE  REQ/S  ERRORS   P50   P99",
+        "    blue   v1       1/1 up       0   1    0    0.0       -     -     -",
+        "      ● 10.0.0.1:3000  ok 2.4ms",
+        "  ▶ green  v2       1/2 up       3   1    0   41.2   0.12%  12ms  80ms",
+        "      ● 10.0.0.2:3000   ok 2.4ms",
+        "      ✗ 10.0.0.33:3000  down: connection refused",
+        "  observe green ▰▰▰▰▱▱▱▱▱▱ 2m10s of 5m, 3100 of 5000 requests, \
+         errors 0.13% (before 0.10%), at most 30m",
+        "  drain blue #7 3 requests, 1 websocket left, closed in 12s",
+        "",
+        "certificates",
+        "    example.com      internal  53d left",
+        "    api.example.com  -         none yet  no such file: api.pem",
+        "",
+        "warning  ops listens on every address",
+    ]);
+    assert_eq!(stdout, expected);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn status_json_is_what_the_daemon_said() {
+    let Ran(code, stdout, _) = daemon().run(&["status", "--json"]);
+    assert_eq!(code, 0);
+    assert_eq!(
+        serde_json::from_str::<Status>(&stdout).unwrap(),
+        full_status()
+    );
+    let value: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let green = &value["services"][1]["slots"]["green"];
+    assert_eq!(green["upstreams"][1]["healthy"], false);
+    assert_eq!(green["upstreams"][1]["reason"], "connection refused");
+    assert_eq!(green["in_flight"]["websocket"], 1);
+}
+
+#[test]
+fn a_switch_says_one_line_per_event_and_none_per_tick() {
+    let daemon = daemon();
+    let ran = daemon.run(&["switch", "green", "--release", "v2", "--service", "web"]);
+    let expected = lines(&[
+        "gate     waiting for green of web",
+        "observe  green is live on web",
+        "kept: green is live on web",
+    ]);
+    assert_eq!(ran, Ran(0, expected, String::new()));
+    let asked = daemon.fake.asked.lock().unwrap();
+    assert_eq!(asked[0].release, Some("v2".into()));
+    assert_eq!(asked[0].services, ["web".into()]);
+    assert!(asked[0].wait && !asked[0].force);
+}
+
+#[test]
+fn options_of_a_switch_reach_the_daemon() {
+    let daemon = daemon();
+    daemon.ends(Ok(OutcomeKind::Published));
+    let args = "switch blue --no-wait --force --canary 5% --for 15m";
+    let Ran(code, stdout, _) = daemon.run(&args.split(' ').collect::<Vec<_>>());
+    assert_eq!(code, 0);
+    assert!(stdout.ends_with("cut over: green is live on web\n"));
+    let asked = daemon.fake.asked.lock().unwrap();
+    assert_eq!(asked[0].target, Color::Blue);
+    assert!(!asked[0].wait && asked[0].force);
+    assert_eq!(
+        (asked[0].canary, asked[0].canary_ms),
+        (Some(0.05), Some(900_000))
+    );
+}
+
+#[test]
+fn with_json_stdout_is_one_document_and_events_go_to_stderr() {
+    let Ran(code, stdout, stderr) = daemon().run(&["switch", "green", "--json"]);
+    assert_eq!(code, 0);
+    assert_eq!(
+        stdout,
+        "{\"outcome\":{\"result\":\"kept\",\"message\":\"green is live on web\",\
+         \"services\":[\"web\"],\"live\":\"green\"}}\n"
+    );
+    assert_eq!(
+        stderr,
+        "gate     waiting for green of web\nobserve  green is live on web\n"
+    );
+}
+
+#[test]
+fn exit_codes_say_how_a_switch_ended() {
+    let daemon = daemon();
+    for (end, code, last) in [
+        (
+            OutcomeKind::AlreadyLive,
+            0,
+            "already live: green is live on web\n",
+        ),
+        (
+            OutcomeKind::RolledBack,
+            4,
+            "rolled back: blue is live on web: error rate 12% of 0.1%\n",
+        ),
+        (OutcomeKind::Aborted, 4, "aborted: green is live on web\n"),
+        (
+            OutcomeKind::Held,
+            1,
+            "still held: both colors stay up on web, a person decides\n",
+        ),
+        (OutcomeKind::Failed, 1, "failed: green is live on web\n"),
+    ] {
+        daemon.ends(Ok(end));
+        let ran = daemon.run(&["switch", "green"]);
+        assert_eq!(ran.0, code, "{end:?}");
+        assert!(ran.1.ends_with(last), "{end:?}: {}", ran.1);
+    }
+}
+
+#[test]
+fn going_back_on_request_is_success() {
+    let daemon = daemon();
+    daemon.ends(Ok(OutcomeKind::RolledBack));
+    for verb in ["rollback", "abort"] {
+        let line = "rolled back: blue is live on web: error rate 12% of 0.1%\n";
+        assert_eq!(daemon.run(&[verb]), Ran(0, line.to_owned(), String::new()));
+    }
+    daemon.ends(Ok(OutcomeKind::Kept));
+    let line = "kept: green is live on web\n";
+    assert_eq!(
+        daemon.run(&["promote"]),
+        Ran(0, line.to_owned(), String::new())
+    );
+}
+
+#[test]
+fn a_refusal_says_why_and_exits_with_3() {
+    let daemon = daemon();
+    let failure = GateFailure {
+        service: "web".into(),
+        address: Some("10.0.0.2:3000".to_owned()),
+        reason: "connection refused".to_owned(),
+    };
+    daemon.ends(Err(ControlError::new(
+        ErrorCode::GateNotPassed,
+        "green did not become healthy in 5m; blue stays live",
+    )
+    .with_details([format!("{} {}", failure.service, failure.reason)])));
+    let Ran(code, stdout, stderr) = daemon.run(&["switch", "green"]);
+    assert_eq!(code, 3);
+    assert!(!stdout.contains("kept"));
+    assert_eq!(
+        stderr,
+        "proxyctl: green did not become healthy in 5m; blue stays live\n  web connection refused\n"
+    );
+    let Ran(code, stdout, _) = daemon.run(&["rollback", "--json"]);
+    assert_eq!(code, 3);
+    assert_eq!(
+        stdout,
+        "{\"error\":{\"code\":\"gate_not_passed\",\"message\":\"green did not become healthy \
+         in 5m; blue stays live\",\"details\":[\"web connection refused\"]}}\n"
+    );
+}
+
+#[test]
+fn a_reload_says_what_changed_or_that_nothing_did() {
+    let daemon = daemon();
+    let expected = "reloaded: cutover.toml\n  service web: health.interval 3s to 5s\n";
+    assert_eq!(
+        daemon.run(&["reload"]),
+        Ran(0, expected.to_owned(), String::new())
+    );
+    daemon.ends(Err(ControlError::new(
+        ErrorCode::InvalidConfig,
+        "the configuration has errors; nothing was changed",
+    )
+    .with_details(["cutover.toml:3:1: service.wbe: unknown"])));
+    let expected = "proxyctl: the configuration has errors; nothing was changed\n  \
+                    cutover.toml:3:1: service.wbe: unknown\n";
+    assert_eq!(
+        daemon.run(&["reload"]),
+        Ran(1, String::new(), expected.to_owned())
+    );
+}
+
+#[test]
+fn config_is_toml_or_json() {
+    let daemon = daemon();
+    assert_eq!(daemon.run(&["config"]).1, "state_dir = \"/data\"\n");
+    assert_eq!(
+        daemon.run(&["config", "--json"]).1,
+        "{\"state_dir\":\"/data\"}\n"
+    );
+}
+
+#[test]
+fn explain_shows_the_way_of_a_request() {
+    let daemon = daemon();
+    let url = "https://example.com/api/v1";
+    let ran = daemon.run(&["explain", url, "-H", "X-A: b", "--client-ip", "::1"]);
+    let expected = lines(&[
+        "GET https://example.com/api/v1",
+        "  listener  0.0.0.0:443",
+        "  site      example.com",
+        "  route     /api/*",
+        "  service   api",
+        "  color     blue",
+        "  upstream  unix:/run/api.sock",
+        "why",
+        "  [(\"X-A\", \"b\")] from Some(::1)",
+        "routes",
+        "  ● /api/*  the longest path",
+        "  ○ /x      the path is /api/v1",
+    ]);
+    assert_eq!(ran, Ran(0, expected, String::new()));
+    let Ran(code, _, stderr) = daemon.run(&["explain", "example.com/api"]);
+    assert_eq!(code, 2);
+    assert_eq!(
+        stderr,
+        "proxyctl: `example.com/api` is not an absolute URL, such as https://example.com/api\n"
+    );
+}
+
+#[test]
+fn ready_is_an_exit_code_for_a_health_check() {
+    let daemon = daemon();
+    assert_eq!(
+        daemon.run(&["ready"]),
+        Ran(0, "ready\n".to_owned(), String::new())
+    );
+    *daemon.fake.ready.lock().unwrap() = Err("shutting down".to_owned());
+    assert_eq!(
+        daemon.run(&["ready"]),
+        Ran(1, String::new(), "proxyctl: shutting down\n".to_owned())
+    );
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_5_and_names_the_path() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("admin.sock");
+    let shown = path.display().to_string();
+    let missing = ran(proxyctl(&path, &["status"]).output().unwrap());
+    let sentence = format!(
+        "proxyctl: cannot reach the daemon: there is no socket at {shown}. Is cutover running? \
+         Start it, or name its socket with --addr or PROXYCTL_ADDR\n"
+    );
+    assert_eq!(missing, Ran(5, String::new(), sentence));
+
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let stale = ran(proxyctl(&path, &["switch", "green"]).output().unwrap());
+    assert_eq!(stale.0, 5);
+    assert!(stale.2.contains("nobody answers at"), "{}", stale.2);
+
+    let Ran(code, stdout, _) = ran(proxyctl(&path, &["ready", "--json"]).output().unwrap());
+    assert_eq!(code, 5);
+    assert!(stdout.starts_with("{\"error\":{\"code\":\"unreachable\",\"message\":\"cannot"));
+}
+
+#[test]
+fn addr_wins_over_the_environment_and_takes_a_prefix() {
+    let daemon = daemon();
+    let addr = format!("unix:{}", daemon.path.display());
+    let mut command = proxyctl(
+        Path::new("/nowhere/admin.sock"),
+        &["ready", "--addr", &addr],
+    );
+    assert_eq!(ran(command.output().unwrap()).0, 0);
+    let mut command = proxyctl(&daemon.path, &["ready", "--addr", "tcp://127.0.0.1:1"]);
+    assert_eq!(ran(command.output().unwrap()).0, 2);
+}
+
+#[test]
+fn usage_errors_are_2_and_help_is_0() {
+    let daemon = daemon();
+    for args in [
+        &["switch", "red"][..],
+        &["switch"],
+        &["switch", "green", "--canary", "200%"],
+        &["fly"],
+        &[],
+        &["maintenance", "maybe"],
+    ] {
+        let ran = daemon.run(args);
+        assert_eq!((ran.0, ran.1.as_str()), (2, ""), "{args:?}");
+    }
+    let Ran(code, stdout, _) = daemon.run(&["--help"]);
+    assert_eq!(code, 0);
+    let documented = "status switch rollback promote abort deploy hold resume maintenance freeze \
+        unfreeze history reload config certs explain doctor adapt hash-password judge cleanup \
+        reset drain ready";
+    for verb in documented.split_whitespace() {
+        let listed = stdout
+            .lines()
+            .any(|line| line.split_whitespace().next() == Some(verb));
+        assert!(listed, "{verb} is missing in --help");
+    }
+}
+
+#[test]
+fn verbs_of_later_versions_say_so_without_asking_the_daemon() {
+    for args in [
+        &["deploy", "app:v2", "--service", "web"][..],
+        &["hold", "--max", "30s"],
+        &["resume"],
+        &["maintenance", "on", "--message", "back soon"],
+        &["freeze", "--why", "audit"],
+        &["unfreeze"],
+        &["history"],
+        &["certs"],
+        &["certs", "renew", "example.com"],
+        &["doctor"],
+        &["adapt", "Caddyfile"],
+        &["hash-password"],
+        &["judge", "--replay", "switch.json"],
+        &["drain", "blue"],
+        &["cleanup"],
+        &["reset"],
+    ] {
+        let ran = ran(proxyctl(Path::new("/nowhere"), args).output().unwrap());
+        let sentence = format!("proxyctl: `{}` is not in this version yet\n", args[0]);
+        assert_eq!(ran, Ran(2, String::new(), sentence));
+    }
+    let Ran(_, stdout, _) = ran(proxyctl(Path::new("/nowhere"), &["history", "--json"])
+        .output()
+        .unwrap());
+    let expected = "{\"error\":{\"code\":\"unsupported\",\
+                    \"message\":\"`history` is not in this version yet\"}}\n";
+    assert_eq!(stdout, expected);
+}
+
+#[test]
+fn ctrl_c_detaches_and_the_switch_goes_on() {
+    let daemon = daemon_of(Fake {
+        gate: Some(Notify::new()),
+        ..Fake::new()
+    });
+    let mut child = proxyctl(&daemon.path, &["switch", "green"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut stdout, &mut first).unwrap();
+    assert_eq!(first, "gate     waiting for green of web\n");
+    kill(
+        Pid::from_raw(child.id().try_into().unwrap()),
+        Signal::SIGINT,
+    )
+    .unwrap();
+    let Ran(code, _, stderr) = ran(child.wait_with_output().unwrap());
+    assert_eq!(code, 130);
+    assert!(
+        stderr.starts_with("detached: the daemon goes on."),
+        "{stderr}"
+    );
+
+    let fake = Arc::clone(&daemon.fake);
+    let went_on = daemon.runtime.block_on(async move {
+        let finish = async {
+            loop {
+                fake.gate.as_ref().unwrap().notify_one();
+                tokio::select! {
+                    () = fake.finished.notified() => break,
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), finish).await
+    });
+    assert!(went_on.is_ok(), "the switch was cancelled");
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a deadline of a test")]
+fn watch_without_a_terminal_says_changes_and_ends_on_a_signal() {
+    let daemon = daemon();
+    let mut child = proxyctl(&daemon.path, &["status", "--watch"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut seen = String::new();
+    for _ in 0..2 {
+        std::io::BufRead::read_line(&mut stdout, &mut seen).unwrap();
+    }
+    assert_eq!(
+        seen,
+        "api: blue is live, stable, blue 0/1 up, green empty\n\
+         web: green is live, observe, blue 1/1 up, green 1/2 up\n"
+    );
+    kill(
+        Pid::from_raw(child.id().try_into().unwrap()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "it did not end");
+        std::thread::yield_now();
+    };
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_crash() {
+    let daemon = daemon();
+    let mut command = proxyctl(&daemon.path, &["status"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.stdout(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
