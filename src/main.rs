@@ -1,2 +1,122 @@
-//! The daemon.
-fn main() {}
+//! The daemon: `cutover run`, `cutover demo`, `cutover check`, `cutover version`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use cutover::{app, config};
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Edge reverse proxy with blue-green releases.
+#[derive(Debug, Parser)]
+#[command(name = "cutover", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve in the foreground; works as PID 1.
+    ///
+    /// The configuration is the first of: --config, $CUTOVER_CONFIG, ./cutover.toml,
+    /// /etc/cutover/cutover.toml. SIGHUP reloads it; SIGTERM drains and exits.
+    Run {
+        /// Configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Show it without root, Docker or a file: two releases of a small app behind the proxy.
+    Demo,
+    /// Validate a configuration: every error as file:line:column, exit 1 if there is one.
+    Check {
+        /// Configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Print the version.
+    Version,
+}
+
+fn main() -> ExitCode {
+    // Before anything else can install another provider.
+    cutover::tls::install_provider();
+    match Arguments::parse().command {
+        Command::Version => {
+            println!("cutover {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Command::Check { config } => check(config),
+        Command::Run { config } => {
+            let path = match find(config) {
+                Ok(path) => path,
+                Err(message) => return fail(&message),
+            };
+            exit(app::run(&path))
+        }
+        Command::Demo => exit(app::demo()),
+    }
+}
+
+fn check(explicit: Option<PathBuf>) -> ExitCode {
+    let path = match find(explicit) {
+        Ok(path) => path,
+        Err(message) => return fail(&message),
+    };
+    match config::load(&path) {
+        Ok(config) => {
+            for warning in &config.warnings {
+                eprintln!("warning: {warning}");
+            }
+            for inactive in &config.inactive {
+                eprintln!(
+                    "not active in this version: {}: {}",
+                    inactive.key, inactive.effect
+                );
+            }
+            let (sites, services) = (config.sites.len(), config.services.len());
+            println!(
+                "{}: valid, {sites} sites, {services} services",
+                path.display()
+            );
+            ExitCode::SUCCESS
+        }
+        Err(errors) => {
+            eprintln!("{errors}");
+            let count = errors.0.len();
+            let noun = if count == 1 { "error" } else { "errors" };
+            fail(&format!("{}: {count} {noun}", path.display()))
+        }
+    }
+}
+
+fn find(explicit: Option<PathBuf>) -> Result<PathBuf, String> {
+    match config::find(explicit.as_deref()) {
+        config::Found::File(path) => Ok(path),
+        config::Found::Caddyfile(path) => Err(format!(
+            "found {}, but this version does not read Caddyfiles yet; write a cutover.toml and \
+             name it with --config",
+            path.display()
+        )),
+        config::Found::Nothing => Err(
+            "no configuration: looked at --config, $CUTOVER_CONFIG, ./cutover.toml and \
+             /etc/cutover/cutover.toml; `cutover demo` needs none"
+                .to_owned(),
+        ),
+    }
+}
+
+fn exit(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("cutover: {message}");
+    ExitCode::FAILURE
+}

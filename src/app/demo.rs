@@ -72,21 +72,36 @@ async fn answer(
     let base = if color == Color::Blue { 4 } else { 3 };
     let work = Duration::from_micros(base * 1_000 + fastrand::u64(..4_000));
     let (status, kind, body) = match (request.method(), request.uri().path()) {
-        (_, "/healthz") => (StatusCode::OK, "application/json", "{\"status\":\"ok\"}\n".to_owned()),
+        (_, "/healthz") => (
+            StatusCode::OK,
+            "application/json",
+            "{\"status\":\"ok\"}\n".to_owned(),
+        ),
         (&Method::GET, "/api/release") => {
             tokio::time::sleep(work).await;
-            let body = format!("{{\"color\":\"{color}\",\"release\":\"{}\"}}\n", release(color));
+            let body = format!(
+                "{{\"color\":\"{color}\",\"release\":\"{}\"}}\n",
+                release(color)
+            );
             (StatusCode::OK, "application/json", body)
         }
         (&Method::GET, "/slow") => {
             tokio::time::sleep(Duration::from_secs(3)).await;
-            (StatusCode::OK, "text/plain", format!("three seconds later, still {color}\n"))
+            (
+                StatusCode::OK,
+                "text/plain",
+                format!("three seconds later, still {color}\n"),
+            )
         }
         (&Method::GET, "/") => {
             tokio::time::sleep(work).await;
             (StatusCode::OK, "text/html; charset=utf-8", page(color))
         }
-        _ => (StatusCode::NOT_FOUND, "text/plain", format!("{color} has no such page\n")),
+        _ => (
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            format!("{color} has no such page\n"),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -218,7 +233,11 @@ pub(super) async fn traffic(client: Client) {
     let mut ticker = tokio::time::interval(PAUSE);
     loop {
         ticker.tick().await;
-        let path = if fastrand::u8(..4) == 0 { "/" } else { "/api/release" };
+        let path = if fastrand::u8(..4) == 0 {
+            "/"
+        } else {
+            "/api/release"
+        };
         let get = Get {
             origin: &origin,
             path,

@@ -28,7 +28,10 @@ const FIRST_LOOKUPS: Duration = Duration::from_secs(2);
 
 /// Every name among the upstreams of a configuration.
 pub(super) fn names(config: &Config) -> BTreeSet<Arc<str>> {
-    let slots = config.services.iter().flat_map(|service| service.slots.iter().flatten());
+    let slots = config
+        .services
+        .iter()
+        .flat_map(|service| service.slots.iter().flatten());
     slots
         .flat_map(|slot| &slot.upstreams)
         .filter_map(|upstream| match upstream.endpoint() {
@@ -41,7 +44,9 @@ pub(super) fn names(config: &Config) -> BTreeSet<Arc<str>> {
 /// Looks up the names of a configuration that were never looked up, so that a start does not
 /// answer 503 for want of an address. Gives up waiting after two seconds.
 pub(super) async fn first_lookups(config: &Config, resolver: &Resolver, addresses: &Addresses) {
-    let new = names(config).into_iter().filter(|name| !addresses.knows(name));
+    let new = names(config)
+        .into_iter()
+        .filter(|name| !addresses.knows(name));
     let lookups = new.map(|name| async move {
         match resolver.lookup(&name).await {
             Ok(found) => {
@@ -81,7 +86,10 @@ impl Schedule {
     pub(super) fn follow(&mut self, names: BTreeSet<Arc<str>>, now: Instant) {
         self.0.retain(|name, _| names.contains(name));
         for name in names {
-            self.0.entry(name).or_insert(Due { at: now, failures: 0 });
+            self.0.entry(name).or_insert(Due {
+                at: now,
+                failures: 0,
+            });
         }
     }
 
@@ -102,7 +110,9 @@ impl Schedule {
         let Some(due) = self.0.get_mut(name) else {
             return false;
         };
-        let pause = FIRST_PAUSE.saturating_mul(1 << due.failures.min(8)).min(LONGEST_PAUSE);
+        let pause = FIRST_PAUSE
+            .saturating_mul(1 << due.failures.min(8))
+            .min(LONGEST_PAUSE);
         due.at = now + pause;
         due.failures += 1;
         due.failures == 1
@@ -171,8 +181,14 @@ mod tests {
             .collect();
         assert_eq!(pauses, [1, 2, 4, 8, 15, 15]);
         schedule.answered("app", start + Duration::from_secs(7));
-        assert_eq!(schedule.next().map(|(_, at)| at - start), Some(Duration::from_secs(7)));
-        assert!(schedule.failed("app", start), "the count of failures began anew");
+        assert_eq!(
+            schedule.next().map(|(_, at)| at - start),
+            Some(Duration::from_secs(7))
+        );
+        assert!(
+            schedule.failed("app", start),
+            "the count of failures began anew"
+        );
         schedule.follow(BTreeSet::new(), start);
         assert_eq!(schedule.next(), None);
     }

@@ -14,7 +14,7 @@ use super::site::{self, Services, Taken};
 use super::tree::{Context, Node, Table};
 use super::{
     AccessLog, Acme, Config, Diagnostics, Docker, DockerSocket, IpSet, Limits, Listen, Log, Notify,
-    NotifyKind, Rollback, Secret, Timeouts,
+    NotifyKind, Rollback, Secret, ServiceIndex, Timeouts,
 };
 
 /// Parameters and headers whose values are never logged, unless the file says otherwise.
@@ -114,13 +114,14 @@ fn root(node: &Node<'_>) -> Option<Config> {
     list.sort_by(|a, b| a.name.cmp(&b.name));
     let mut services = Services::new(list, rollback);
     let mut taken = Taken::default();
-    let sites = table.key("site").map_or_else(Vec::new, |node| {
+    let mut sites = table.key("site").map_or_else(Vec::new, |node| {
         let nodes = node.elements();
         nodes
             .iter()
             .filter_map(|node| site::site(node, &mut services, &mut taken))
             .collect()
     });
+    let services = in_order(services.into_list(), &mut sites);
     let config = Config {
         state_dir: table
             .key("state_dir")
@@ -138,12 +139,30 @@ fn root(node: &Node<'_>) -> Option<Config> {
         docker: docker(&table),
         notify: notify(&table),
         sites,
-        services: services.into_list(),
+        services,
         inactive: Vec::new(),
         warnings: Vec::new(),
     };
     table.finish();
     Some(config)
+}
+
+/// Sorts services by name, those of short sites among them, and lets sites point to their new
+/// places.
+fn in_order(services: Vec<super::Service>, sites: &mut [super::Site]) -> Vec<super::Service> {
+    let mut numbered: Vec<(usize, super::Service)> = services.into_iter().enumerate().collect();
+    numbered.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+    let mut places = vec![ServiceIndex(0); numbered.len()];
+    for (new, (old, _)) in numbered.iter().enumerate() {
+        places[*old] = ServiceIndex(new);
+    }
+    for site in sites {
+        let routes = site.routes.iter_mut().map(|route| &mut route.service);
+        for index in routes.chain(&mut site.service) {
+            *index = places[index.0];
+        }
+    }
+    numbered.into_iter().map(|(_, service)| service).collect()
 }
 
 fn is_name(name: &str) -> bool {

@@ -129,11 +129,12 @@ pub(super) fn bare(name: ServiceName, blue: Vec<UpstreamAddr>, rollback: Rollbac
 /// Reads `[service.NAME]`. `rollback` holds the defaults of the top-level table.
 pub(super) fn service(name: &str, node: &Node<'_>, rollback: &Rollback) -> Option<Service> {
     let table = node.table()?;
-    let docker = table.key("docker").and_then(|node| docker(&node));
+    let docker_node = table.key("docker");
+    let docker = docker_node.as_ref().and_then(docker);
     let releases = table.key("release").map(|node| releases(&node));
     let slots = Color::ALL.map(|color| {
         let node = table.key(color.as_str())?;
-        if docker.is_some() {
+        if docker_node.is_some() {
             node.error("cannot stand beside `docker`, whose containers fill both slots");
         }
         let upstreams = upstreams(&node);
@@ -146,7 +147,7 @@ pub(super) fn service(name: &str, node: &Node<'_>, rollback: &Rollback) -> Optio
         let release = releases.as_ref().and_then(|r| r[color.index()].clone());
         Some(Slot { upstreams, release })
     });
-    if slots.iter().all(Option::is_none) && docker.is_none() {
+    if slots.iter().all(Option::is_none) && docker_node.is_none() {
         node.error("has no upstreams, expected `blue`, `green` or `docker`");
     }
     let live_node = table.key("live");

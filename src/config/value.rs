@@ -252,13 +252,13 @@ impl Node<'_> {
             return Some(*value);
         }
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        let meant = nearest(&text, names.iter().copied())
-            .map(|name| format!(", did you mean `{name}`?"))
-            .unwrap_or_default();
-        self.error(
-            format!("`{text}` is not known{meant} Expected {}", names.join(", "))
-                .replace("known Expected", "known, expected"),
-        );
+        let expected = names.join(", ");
+        self.error(match nearest(&text, names.iter().copied()) {
+            Some(name) => {
+                format!("`{text}` is not known, did you mean `{name}`? Expected {expected}")
+            }
+            None => format!("`{text}` is not known, expected {expected}"),
+        });
         None
     }
 

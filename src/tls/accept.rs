@@ -156,7 +156,10 @@ impl Acceptor {
             return Err(Refused::NoCertificate);
         };
         let config = self.config(&served);
-        let stream = start.into_stream(config).await.map_err(Refused::Handshake)?;
+        let stream = start
+            .into_stream(config)
+            .await
+            .map_err(Refused::Handshake)?;
         let (_, connection) = stream.get_ref();
         let version = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",

@@ -97,8 +97,8 @@ impl Authority {
             path: path.to_owned(),
         };
         let key = KeyPair::from_pem(&key_pem).map_err(|_| damaged(&key_path))?;
-        let intermediate = CertificateDer::from_pem_slice(cert_pem.as_bytes())
-            .map_err(|_| damaged(&cert_path))?;
+        let intermediate =
+            CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|_| damaged(&cert_path))?;
         let issuer = Issuer::from_ca_cert_pem(&cert_pem, key).map_err(|_| damaged(&cert_path))?;
         Ok(Self {
             issuer,
@@ -121,7 +121,11 @@ impl Authority {
         // The intermediate's certificate comes last: its presence says that all is there.
         write(&folder.join("root.key"), &root_key.serialize_pem(), 0o600)?;
         write(&folder.join("root.crt"), &root.pem(), 0o644)?;
-        write(&folder.join("intermediate.key"), &key.serialize_pem(), 0o600)?;
+        write(
+            &folder.join("intermediate.key"),
+            &key.serialize_pem(),
+            0o600,
+        )?;
         write(&folder.join("intermediate.crt"), &intermediate.pem(), 0o644)
     }
 

@@ -107,11 +107,10 @@ impl Served {
                 path: cert.to_owned(),
             });
         }
-        let private = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|_| {
-            CertificateError::NoKey {
+        let private =
+            PrivateKeyDer::from_pem_slice(&key_pem).map_err(|_| CertificateError::NoKey {
                 path: key.to_owned(),
-            }
-        })?;
+            })?;
         let source = Source::Files(cert.to_owned());
         Self::new(chain, private, source).map_err(|error| match error {
             BuildError::Key(source) => CertificateError::Mismatch {
@@ -131,13 +130,13 @@ impl Served {
         key: PrivateKeyDer<'static>,
         source: Source,
     ) -> Result<Self, BuildError> {
-        let described = chain.first().map(|leaf| describe(leaf)).unwrap_or_else(|| {
-            Err("an empty chain".to_owned())
-        });
+        let described = chain
+            .first()
+            .map(|leaf| describe(leaf))
+            .unwrap_or_else(|| Err("an empty chain".to_owned()));
         let (names, issuer, not_after) = described.map_err(BuildError::Malformed)?;
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let key =
-            CertifiedKey::from_der(chain, key, &provider).map_err(BuildError::Key)?;
+        let key = CertifiedKey::from_der(chain, key, &provider).map_err(BuildError::Key)?;
         Ok(Self {
             key: Arc::new(key),
             names,
@@ -180,7 +179,9 @@ impl Served {
     #[must_use]
     pub fn covers(&self, host: &str) -> bool {
         self.names.iter().any(|name| match name.strip_prefix("*.") {
-            Some(rest) => host.split_once('.').is_some_and(|(_, parent)| parent == rest),
+            Some(rest) => host
+                .split_once('.')
+                .is_some_and(|(_, parent)| parent == rest),
             None => name == host,
         })
     }
@@ -197,7 +198,9 @@ type Described = (Vec<String>, String, SystemTime);
 fn describe(leaf: &CertificateDer<'_>) -> Result<Described, String> {
     let (_, cert) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
     let mut names = Vec::new();
-    let alternatives = cert.subject_alternative_name().map_err(|error| error.to_string())?;
+    let alternatives = cert
+        .subject_alternative_name()
+        .map_err(|error| error.to_string())?;
     for name in alternatives.iter().flat_map(|san| &san.value.general_names) {
         match name {
             GeneralName::DNSName(name) => names.push(name.to_ascii_lowercase()),

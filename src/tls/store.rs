@@ -154,7 +154,10 @@ impl Store {
     #[must_use]
     pub fn served(&self) -> Vec<CertificateInfo> {
         let table = self.table.load();
-        let wildcards = table.wildcard.iter().map(|(rest, s)| (format!("*.{rest}"), s));
+        let wildcards = table
+            .wildcard
+            .iter()
+            .map(|(rest, s)| (format!("*.{rest}"), s));
         let mut all: Vec<CertificateInfo> = table
             .exact
             .iter()
@@ -181,7 +184,10 @@ impl Table {
     }
 
     fn named(&self, name: &str) -> Option<Arc<Served>> {
-        let parent = || name.split_once('.').and_then(|(_, rest)| self.wildcard.get(rest));
+        let parent = || {
+            name.split_once('.')
+                .and_then(|(_, rest)| self.wildcard.get(rest))
+        };
         self.exact.get(name).or_else(parent).cloned()
     }
 
@@ -202,9 +208,10 @@ impl Table {
 }
 
 fn warn_about(served: &Served, hosts: &[String]) {
-    for host in hosts.iter().filter(|host| {
-        !served.covers(host) && !served.names().iter().any(|name| name == *host)
-    }) {
+    for host in hosts
+        .iter()
+        .filter(|host| !served.covers(host) && !served.names().iter().any(|name| name == *host))
+    {
         warn!(%host, names = ?served.names(), "the site's certificate does not cover its host");
     }
     if served.not_after() < crate::clock::wall() {
