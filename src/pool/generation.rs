@@ -1,6 +1,7 @@
 //! One published generation of a slot, and the claim that a request holds on it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::claim::ClaimWord;
 use super::registry::Registry;
@@ -12,6 +13,7 @@ use crate::model::{Generation, Kind};
 pub struct Pool {
     slot: Arc<Slot>,
     generation: Generation,
+    id: u64,
     claims: ClaimWord,
     connections: Arc<Registry>,
 }
@@ -23,6 +25,7 @@ impl Pool {
         let pool = Arc::new(Self {
             slot,
             generation,
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             claims: ClaimWord::new(),
             connections: Arc::default(),
         });
@@ -40,6 +43,12 @@ impl Pool {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// Different for every pool of this process: what idle connections are kept by.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Counts and draining bit.
@@ -63,6 +72,8 @@ impl Pool {
         })
     }
 }
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// One request in flight on a pool. Dropped on every exit path; the drop gives the place back.
 #[derive(Debug)]

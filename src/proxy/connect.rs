@@ -1,7 +1,7 @@
 //! Connections to upstreams: how a peer is described to pingora, and how its socket is opened.
 //!
 //! Pingora keeps idle upstream connections by the peer's group key, which is the pool's
-//! generation here: a drained generation shares no connection with the next one. The socket is
+//! id here: a drained generation shares no connection with the next one. The socket is
 //! opened by [`Registry`], so every connection of a pool can be ended with the pool.
 
 use std::os::fd::RawFd;
@@ -51,7 +51,7 @@ pub(super) fn peer(
         Target::Socket(addr) => HttpPeer::new(*addr, tls, name),
         Target::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), tls, name)?,
     };
-    peer.group_key = pool.generation().0;
+    peer.group_key = pool.id();
     let options = &mut peer.options;
     options.connection_timeout = Some(timeouts.connect);
     options.total_connection_timeout = Some(timeouts.connect);

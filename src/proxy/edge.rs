@@ -203,7 +203,7 @@ impl Edge {
         let still_live = table
             .named(slot.service().as_str())
             .and_then(|entry| entry.pool.as_ref())
-            .is_some_and(|live| live.generation() == claim.pool().generation());
+            .is_some_and(|live| Arc::ptr_eq(live, claim.pool()));
         if !still_live && let Some(moved) = self.table.claim_again(slot.service()) {
             exchange.metrics = Some(Arc::clone(moved.pool().slot().metrics()));
             exchange.claim = Some(moved);

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Every check there is; the first that fails ends it. Installs what it needs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "setup"
+./scripts/setup.sh
+
+step "format"
+cargo fmt --all --check
+
+step "clippy"
+cargo clippy --locked --all-targets -- -D warnings
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
+
+step "dependencies"
+if ! command -v cargo-deny >/dev/null; then
+    cargo install cargo-deny --locked --quiet
+fi
+cargo deny --log-level error check
+
+step "tests"
+# The programs are built once, with optimisation: the load tests measure the real thing.
+cargo build --locked --release --bins --examples
+export CUTOVER_BIN="$PWD/target/release/cutover"
+export PROXYCTL_BIN="$PWD/target/release/proxyctl"
+export ORIGIN_BIN="$PWD/target/release/examples/origin"
+if command -v cargo-nextest >/dev/null; then
+    INSTA_UPDATE=no cargo nextest run --locked --no-fail-fast
+else
+    INSTA_UPDATE=no cargo test --locked --all-targets --no-fail-fast
+fi
+cargo test --locked --doc --quiet
