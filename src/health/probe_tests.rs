@@ -216,10 +216,14 @@ async fn garbage_is_not_an_answer() {
         reason(&at("https://", addr), &http(json!({}))).await,
         "TLS: answer is not TLS"
     );
-    let http1 = answering(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await;
+    let http1 = listen(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    })
+    .await;
     assert_eq!(
         reason(&at("h2c://", http1), &http(json!({}))).await,
-        "answer is not HTTP/2"
+        "answer is not HTTP/2 (frame with invalid size)"
     );
     let head = listen(|mut stream| async move {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
