@@ -279,14 +279,16 @@ async fn an_endless_body_fails_only_if_it_has_to_be_read() {
 #[tokio::test]
 async fn a_path_that_is_none_is_named() {
     let addr = answering(b"").await;
-    let mut asked = http(json!({}));
-    if let Probe::Http { path, .. } = &mut asked.probe {
-        *path = "no slash".into();
+    for wrong in ["healthz", "/two words", "", "*"] {
+        let mut asked = http(json!({}));
+        if let Probe::Http { path, .. } = &mut asked.probe {
+            *path = wrong.into();
+        }
+        assert_eq!(
+            reason(&at("", addr), &asked).await,
+            format!("`{wrong}` is not a request path")
+        );
     }
-    assert_eq!(
-        reason(&at("", addr), &asked).await,
-        "`no slash` is not a request path"
-    );
 }
 
 #[tokio::test]
