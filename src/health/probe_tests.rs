@@ -216,10 +216,14 @@ async fn garbage_is_not_an_answer() {
         reason(&at("https://", addr), &http(json!({}))).await,
         "TLS: answer is not TLS"
     );
-    let http1 = answering(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await;
+    let http1 = listen(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    })
+    .await;
     assert_eq!(
         reason(&at("h2c://", http1), &http(json!({}))).await,
-        "answer is not HTTP/2"
+        "answer is not HTTP/2 (frame with invalid size)"
     );
     let head = listen(|mut stream| async move {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
@@ -275,14 +279,16 @@ async fn an_endless_body_fails_only_if_it_has_to_be_read() {
 #[tokio::test]
 async fn a_path_that_is_none_is_named() {
     let addr = answering(b"").await;
-    let mut asked = http(json!({}));
-    if let Probe::Http { path, .. } = &mut asked.probe {
-        *path = "no slash".into();
+    for wrong in ["healthz", "/two words", "", "*"] {
+        let mut asked = http(json!({}));
+        if let Probe::Http { path, .. } = &mut asked.probe {
+            *path = wrong.into();
+        }
+        assert_eq!(
+            reason(&at("", addr), &asked).await,
+            format!("`{wrong}` is not a request path")
+        );
     }
-    assert_eq!(
-        reason(&at("", addr), &asked).await,
-        "`no slash` is not a request path"
-    );
 }
 
 #[tokio::test]

@@ -215,10 +215,12 @@ async fn dropping_the_prober_ends_every_task() {
 }
 
 #[tokio::test]
-async fn a_restart_never_makes_a_down_upstream_healthy_by_itself() {
+async fn a_restart_goes_on_from_the_state_that_is_known() {
     let app = App::start().await;
+    app.up.store(false, Ordering::SeqCst);
     let prober = prober();
-    let target = app.target(LONG);
+    let mut events = prober.subscribe();
+    let target = app.target(SHORT);
     target.upstream.set_probe(ProbeRecord {
         state: Availability::Down,
         reason: Some("connection refused".into()),
@@ -226,11 +228,11 @@ async fn a_restart_never_makes_a_down_upstream_healthy_by_itself() {
         at: Some(clock::now()),
     });
     prober.sync(vec![target.clone()]);
-    let mut settings = target.clone();
-    settings.health.rise = 1;
-    prober.sync(vec![settings]);
+    until("probed", || app.seen() > 4).await;
     assert_eq!(target.upstream.availability(), Availability::Down);
-    assert_eq!(prober.len(), 1);
+    assert!(events.try_recv().is_err(), "down it was, down it is");
+    let reason = target.upstream.probe().reason.clone();
+    assert_eq!(reason.as_deref(), Some("status 503, expected 200-299"));
 }
 
 #[tokio::test]

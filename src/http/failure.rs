@@ -110,11 +110,20 @@ impl Failure {
                     .unwrap_or_else(|| Self::Protocol("connection failed".to_owned()));
             }
             if error.source().is_none() {
-                return Self::Protocol(format!("HTTP/2: {error}"));
+                return Self::Protocol(http2_reason(&error.to_string()));
             }
             cause = error.source();
         }
         Self::Protocol("answer is not HTTP".to_owned())
+    }
+}
+
+/// The crate's own error type is not ours to name, only its text: "detected" means that we found
+/// the fault, which on a fresh connection is a peer that speaks something else.
+fn http2_reason(text: &str) -> String {
+    match text.strip_prefix("connection error detected: ") {
+        Some(fault) => format!("answer is not HTTP/2 ({fault})"),
+        None => format!("HTTP/2: {text}"),
     }
 }
 

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, TE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body_util::Full;
 
-use super::client::{Alpn, Client, Origin, post, read_body};
+use super::client::{Client, Origin};
 use super::failure::{Failure, Phase};
+use super::wire::{Alpn, read_body};
 use crate::clock;
 
 /// What a server says about one of its services.
@@ -71,7 +73,8 @@ impl Client {
         deadline: Duration,
         phase: &mut Phase,
     ) -> Result<ServingStatus, Failure> {
-        let mut request = post(encode_request(service));
+        let mut request = Request::new(Full::new(encode_request(service)));
+        *request.method_mut() = Method::POST;
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(TE, HeaderValue::from_static("trailers"));

@@ -12,6 +12,7 @@ mod client;
 mod failure;
 mod grpc;
 mod resolver;
+mod wire;
 
 pub use client::{Answer, Client, Dial, Get, Origin};
 pub use failure::{Failure, Phase};

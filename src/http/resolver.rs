@@ -270,3 +270,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The whole lookup.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+#[path = "resolver_tests.rs"]
+mod tests;
