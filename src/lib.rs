@@ -20,4 +20,5 @@ pub mod metrics;
 pub mod model;
 pub mod pool;
 pub mod proxy;
+pub mod switch;
 pub mod tls;
