@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ struct Fake {
     ready: Mutex<Result<(), String>>,
     end: Mutex<Result<OutcomeKind, ControlError>>,
     asked: Mutex<Vec<SwitchRequest>>,
+    looks: AtomicUsize,
     /// Holds a switch after its first event.
     gate: Option<Notify>,
     finished: Notify,
@@ -39,6 +41,7 @@ impl Fake {
             ready: Mutex::new(Ok(())),
             end: Mutex::new(Ok(OutcomeKind::Kept)),
             asked: Mutex::new(Vec::new()),
+            looks: AtomicUsize::new(0),
             gate: None,
             finished: Notify::new(),
         }
@@ -176,6 +179,7 @@ fn full_status() -> Status {
 #[async_trait]
 impl Control for Fake {
     async fn status(&self) -> Status {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         full_status()
     }
 
@@ -740,12 +744,16 @@ fn watch_without_a_terminal_says_changes_and_ends_on_a_signal() {
         "api: blue is live, stable, blue 0/1 up, green empty\n\
          web: green is live, observe, blue 1/1 up, green 1/2 up\n"
     );
+    let deadline = clock::now() + Duration::from_secs(20);
+    while daemon.fake.looks.load(Ordering::SeqCst) < 3 {
+        assert!(clock::now() < deadline, "it looks once a second");
+        std::thread::yield_now();
+    }
     kill(
         Pid::from_raw(child.id().try_into().unwrap()),
         Signal::SIGTERM,
     )
     .unwrap();
-    let deadline = clock::now() + Duration::from_secs(10);
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
@@ -754,6 +762,9 @@ fn watch_without_a_terminal_says_changes_and_ends_on_a_signal() {
         std::thread::yield_now();
     };
     assert_eq!(status.code(), Some(0));
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut stdout, &mut rest).unwrap();
+    assert_eq!(rest, "", "what did not change is not said again");
 }
 
 #[test]
