@@ -1,10 +1,13 @@
 //! `proxyctl` as a script sees it: exact output and exit codes, against a daemon in this
 //! process that says what the test wants.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cutover::admin::listen::AdminSocket;
@@ -15,6 +18,7 @@ use cutover::admin::wire::{
     SwitchStatus, Tally, UpstreamStatus,
 };
 use cutover::admin::{Actor, Control, Reporter, server};
+use cutover::clock;
 use cutover::model::Color;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -25,6 +29,7 @@ struct Fake {
     ready: Mutex<Result<(), String>>,
     end: Mutex<Result<OutcomeKind, ControlError>>,
     asked: Mutex<Vec<SwitchRequest>>,
+    looks: AtomicUsize,
     /// Holds a switch after its first event.
     gate: Option<Notify>,
     finished: Notify,
@@ -36,6 +41,7 @@ impl Fake {
             ready: Mutex::new(Ok(())),
             end: Mutex::new(Ok(OutcomeKind::Kept)),
             asked: Mutex::new(Vec::new()),
+            looks: AtomicUsize::new(0),
             gate: None,
             finished: Notify::new(),
         }
@@ -173,6 +179,7 @@ fn full_status() -> Status {
 #[async_trait]
 impl Control for Fake {
     async fn status(&self) -> Status {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         full_status()
     }
 
@@ -626,6 +633,12 @@ fn usage_errors_are_2_and_help_is_0() {
         let ran = daemon.run(args);
         assert_eq!((ran.0, ran.1.as_str()), (2, ""), "{args:?}");
     }
+    let Ran(code, stdout, _) = daemon.run(&["switch", "red", "--json"]);
+    assert_eq!(code, 2);
+    let error: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(error["error"]["code"], "usage");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("`red` is not a color"), "{message}");
     let Ran(code, stdout, _) = daemon.run(&["--help"]);
     assert_eq!(code, 0);
     let documented = "status switch rollback promote abort deploy hold resume maintenance freeze \
@@ -715,7 +728,6 @@ fn ctrl_c_detaches_and_the_switch_goes_on() {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods, reason = "a deadline of a test")]
 fn watch_without_a_terminal_says_changes_and_ends_on_a_signal() {
     let daemon = daemon();
     let mut child = proxyctl(&daemon.path, &["status", "--watch"])
@@ -732,20 +744,27 @@ fn watch_without_a_terminal_says_changes_and_ends_on_a_signal() {
         "api: blue is live, stable, blue 0/1 up, green empty\n\
          web: green is live, observe, blue 1/1 up, green 1/2 up\n"
     );
+    let deadline = clock::now() + Duration::from_secs(20);
+    while daemon.fake.looks.load(Ordering::SeqCst) < 3 {
+        assert!(clock::now() < deadline, "it looks once a second");
+        std::thread::yield_now();
+    }
     kill(
         Pid::from_raw(child.id().try_into().unwrap()),
         Signal::SIGTERM,
     )
     .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        assert!(Instant::now() < deadline, "it did not end");
+        assert!(clock::now() < deadline, "it did not end");
         std::thread::yield_now();
     };
     assert_eq!(status.code(), Some(0));
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut stdout, &mut rest).unwrap();
+    assert_eq!(rest, "", "what did not change is not said again");
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl fmt::Display for Actor {
 /// all, cannot hold up a switch. What does not fit is lost; the outcome never is, because it
 /// is the call's return value.
 #[derive(Clone, Debug)]
-pub struct Reporter(mpsc::Sender<Progress>);
+pub struct Reporter(pub(super) mpsc::Sender<Progress>);
 
 impl Reporter {
     /// A reporter and its reading end. Holds [`Reporter::CAPACITY`] unread lines.

@@ -2,12 +2,12 @@
 //!
 //! The socket is bound under a temporary name, made 0600, and renamed to its path, so there is
 //! no moment at which others could connect. Before that a connect tells a daemon that is
-//! running from a file that a dead one left behind. A lock on the folder keeps two daemons that
-//! start at the same moment from replacing each other.
+//! running from a file that a dead one left behind. A lock file keeps two daemons that start at
+//! the same moment from replacing each other; it stays, empty, when they are gone.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -40,11 +40,12 @@ impl AdminSocket {
         if meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0 {
             return Err(BindError::Shared(folder.to_owned()));
         }
-        let lock = File::open(folder).map_err(at)?;
+        let lock = lock_file(&beside(path, ".lock")).map_err(at)?;
         lock.lock().map_err(at)?;
         check_free(path)?;
 
-        let fresh = path.with_extension("new");
+        let fresh = beside(path, ".new");
+        check_free(&fresh)?;
         match fs::remove_file(&fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(error)),
             _ => {}
@@ -114,6 +115,23 @@ fn make_private(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         result => result,
     }
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+/// Only this user can open it, so nobody else can hold the lock.
+fn lock_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)
 }
 
 fn check_free(path: &Path) -> Result<(), BindError> {

@@ -381,9 +381,10 @@ mod tests {
         assert_eq!(service["state"], "observe");
         let green = &service["slots"]["green"];
         assert_eq!(green["release"], "v2");
-        assert_eq!(green["upstreams"][0]["address"], "web-green:3000");
-        assert!(green["upstreams"][0]["healthy"].is_null());
-        assert!(green["upstreams"][0]["reason"].is_null());
+        let upstream = serde_json::json!(
+            {"address": "web-green:3000", "healthy": null, "reason": null, "probe_ms": null}
+        );
+        assert_eq!(green["upstreams"][0], upstream);
         assert_eq!(
             green["in_flight"],
             serde_json::json!({"request": 3, "websocket": 2, "sse": 1})

@@ -18,15 +18,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use cutover::admin::wire::{ControlError, ErrorCode};
+
+use crate::output::Output;
+
 fn main() -> ExitCode {
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help goes to stdout with code 0, everything else to stderr with 2. A reader that
-            // left early is nobody to complain to.
-            let _ = error.print();
-            return ExitCode::from(u8::from(error.use_stderr()) * 2);
-        }
+        Err(error) => return ExitCode::from(usage(&error)),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -38,4 +37,22 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Help and version go to stdout with code 0. The rest is wrong usage: code 2, on stderr, and
+/// as JSON for who asked for it.
+fn usage(error: &clap::Error) -> u8 {
+    if !error.use_stderr() {
+        // A reader that left early is nobody to complain to.
+        let _ = error.print();
+        return 0;
+    }
+    if std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default();
+        let message = message.strip_prefix("error: ").unwrap_or(message);
+        return Output::of_process(true).error(ControlError::new(ErrorCode::Usage, message));
+    }
+    let _ = error.print();
+    ErrorCode::Usage.exit_code()
 }

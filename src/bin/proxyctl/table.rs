@@ -198,9 +198,10 @@ fn widths<'a>(rows: impl Iterator<Item = &'a Row>) -> [usize; COLUMNS.len()] {
 
 fn padded(column: usize, text: &str, widths: &[usize; COLUMNS.len()]) -> String {
     let width = widths[column];
+    let gap = if column + 1 < COLUMNS.len() { "  " } else { "" };
     match COLUMNS[column].1 {
-        true => format!("{text:>width$}  "),
-        false => format!("{text:<width$}  "),
+        true => format!("{text:>width$}{gap}"),
+        false => format!("{text:<width$}{gap}"),
     }
 }
 

@@ -82,7 +82,6 @@ impl Line {
         if !fits {
             out.push('…');
         }
-        out.truncate(out.trim_end_matches(' ').len());
         out
     }
 }

@@ -96,7 +96,7 @@ impl<'a> Screen<'a> {
         }
         for (row, line) in painted.iter().enumerate() {
             if row > 0 {
-                text.push_str("\r\n");
+                text.push('\n');
             }
             text.push_str(line);
             text.push_str("\x1b[K");
