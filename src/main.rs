@@ -57,7 +57,7 @@ fn main() -> ExitCode {
             };
             exit(app::run(&path))
         }
-        Command::Demo => exit(app::demo()),
+        Command::Demo => exit(app::run_demo()),
     }
 }
 

@@ -48,9 +48,13 @@ fn module_of(path: &Path) -> String {
 
 /// A file that is only compiled for tests.
 fn is_test(path: &Path) -> bool {
-    let name = path.file_stem().map(|name| name.to_string_lossy().into_owned());
+    let name = path
+        .file_stem()
+        .map(|name| name.to_string_lossy().into_owned());
     let name = name.unwrap_or_default();
-    name == "tests" || name.ends_with("_tests") || name == "properties"
+    name == "tests"
+        || name.ends_with("_tests")
+        || name == "properties"
         || path.components().any(|part| part.as_os_str() == "tests")
 }
 

@@ -12,11 +12,11 @@ use crate::pool::Target;
 
 /// The last good addresses of every name.
 #[derive(Debug, Default)]
-pub struct Addresses(RwLock<HashMap<Arc<str>, Vec<IpAddr>>>);
+pub(super) struct Addresses(RwLock<HashMap<Arc<str>, Vec<IpAddr>>>);
 
 impl Addresses {
     /// Records a successful look-up. True when it changed something.
-    pub fn learn(&self, host: &Arc<str>, found: Vec<IpAddr>) -> bool {
+    pub(super) fn learn(&self, host: &Arc<str>, found: Vec<IpAddr>) -> bool {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if known.get(host) == Some(&found) {
             return false;
@@ -27,13 +27,13 @@ impl Addresses {
 
     /// Whether a name was ever looked up.
     #[must_use]
-    pub fn knows(&self, host: &str) -> bool {
+    pub(super) fn knows(&self, host: &str) -> bool {
         self.read().contains_key(host)
     }
 
     /// Where an upstream can be reached now.
     #[must_use]
-    pub fn targets(&self, upstream: &UpstreamAddr) -> Vec<Target> {
+    pub(super) fn targets(&self, upstream: &UpstreamAddr) -> Vec<Target> {
         match upstream.endpoint() {
             Endpoint::Socket(addr) => vec![Target::Socket(*addr)],
             Endpoint::Unix(path) => vec![Target::Unix(path.clone())],

@@ -22,13 +22,13 @@ use crate::http::{Client, Dial, Get, Origin};
 use crate::model::{Color, Scheme};
 
 /// Plain HTTP of the demo.
-pub const HTTP: &str = "127.0.0.1:8080";
+pub(super) const HTTP: &str = "127.0.0.1:8080";
 
 /// HTTPS of the demo.
-pub const HTTPS: &str = "127.0.0.1:8443";
+pub(super) const HTTPS: &str = "127.0.0.1:8443";
 
 /// Metrics of the demo.
-pub const OPS: &str = "127.0.0.1:9180";
+pub(super) const OPS: &str = "127.0.0.1:9180";
 
 /// Time between two requests of the demo to itself.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -10,7 +10,7 @@ const DEFAULT: &str = "info,pingora_core=off,pingora_proxy=off,pingora=off,hyper
 
 /// Starts logging. `$CUTOVER_LOG` takes a filter such as `debug` or `info,cutover::proxy=trace`.
 /// On a terminal lines are text, elsewhere JSON.
-pub fn start() {
+pub(super) fn start() {
     let filter = EnvFilter::try_from_env("CUTOVER_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

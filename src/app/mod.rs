@@ -1,17 +1,22 @@
-//! The composition root.
+//! The composition root: builds every part, connects them, reloads and stops them.
+//!
+//! [`run`] and [`run_demo`] are the daemon. Everything that decides lives in the modules below;
+//! what is here only carries values from one to the other: the [`switch`](crate::switch) moves
+//! pools through `driver`, the control API reaches the parts through `control`, and one
+//! `publisher` writes the live table.
 
 mod addresses;
+mod control;
+mod daemon;
 mod demo;
+mod driver;
+mod events;
 mod explain;
 mod logging;
+mod publisher;
 mod resolve;
+mod run;
+mod status;
 
 pub use explain::explain_offline;
-/// x
-pub fn run(_: &std::path::Path) -> anyhow::Result<()> {
-    Ok(())
-}
-/// x
-pub fn demo() -> anyhow::Result<()> {
-    Ok(())
-}
+pub use run::{run, run_demo};

@@ -261,12 +261,17 @@ pub(super) fn fill(slot: &Slot, configured: &[UpstreamAddr], addresses: &Address
         })
         .collect();
     let unchanged = next.len() == known.len()
-        && next.iter().zip(known.iter()).all(|(new, old)| Arc::ptr_eq(new, old));
+        && next
+            .iter()
+            .zip(known.iter())
+            .all(|(new, old)| Arc::ptr_eq(new, old));
     if unchanged {
         return false;
     }
     slot.metrics().retain_upstreams(|label| {
-        configured.iter().any(|upstream| upstream.to_string() == label)
+        configured
+            .iter()
+            .any(|upstream| upstream.to_string() == label)
     });
     slot.set_upstreams(next);
     true

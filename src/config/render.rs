@@ -14,6 +14,16 @@ impl Config {
     /// The configuration as a file that means the same, apart from secrets, which are `***`.
     #[must_use]
     pub fn render(&self) -> String {
+        self.table().to_string()
+    }
+
+    /// The same as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self.table()).unwrap_or_default()
+    }
+
+    fn table(&self) -> Table {
         let mut root = Table::new();
         put(&mut root, "state_dir", self.state_dir.display().to_string());
         put(&mut root, "shutdown_grace", duration(self.shutdown_grace));
@@ -66,7 +76,7 @@ impl Config {
             put(&mut services, service.name.as_str(), service_table(service));
         }
         put(&mut root, "service", services);
-        root.to_string()
+        root
     }
 
     /// Keys that differ from `new` and take effect only after a restart.

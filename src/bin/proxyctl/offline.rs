@@ -13,18 +13,12 @@ pub(crate) fn explain(
     file: &Path,
     request: &ExplainRequest,
 ) -> Result<ExplainReport, ControlError> {
-    let _config = cutover::config::load(file).map_err(|diagnostics| {
+    let config = cutover::config::load(file).map_err(|diagnostics| {
         ControlError::new(
             ErrorCode::InvalidConfig,
             format!("{} has errors", file.display()),
         )
         .with_details(diagnostics.0.iter().map(ToString::to_string))
     })?;
-    Err(ControlError::new(
-        ErrorCode::Unsupported,
-        format!(
-            "explain --config is not in this version yet: ask the daemon about {}",
-            request.url
-        ),
-    ))
+    cutover::app::explain_offline(&config, request)
 }

@@ -1,0 +1,326 @@
+//! The control API over the running daemon.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::daemon::{Daemon, ReloadError};
+use super::explain::{Target, explain};
+use super::status;
+use crate::admin::wire::{
+    ConfigReport, ControlError, ErrorCode, ExplainReport, ExplainRequest, Outcome, OutcomeKind,
+    Phase, Progress, ReloadReport, RollbackRequest, Status, SwitchRequest, SwitchStatus,
+};
+use crate::admin::{Actor, Control, Reporter};
+use crate::clock;
+use crate::model::{Color, ServiceName};
+use crate::switch::{self, By, Refusal, Switchboard, VerbRequest};
+
+/// [`Control`] over a [`Daemon`].
+pub(super) struct DaemonControl(pub(super) Arc<Daemon>);
+
+#[async_trait]
+impl Control for DaemonControl {
+    async fn status(&self) -> Status {
+        status::status(&self.0)
+    }
+
+    async fn switch(
+        &self,
+        actor: Actor,
+        request: SwitchRequest,
+        reporter: Reporter,
+    ) -> Result<Outcome, ControlError> {
+        let switchboard = self.switchboard()?;
+        let wait = request.wait;
+        let news = switchboard.switch(switch::SwitchRequest {
+            color: request.target,
+            services: request.services,
+            force: request.force,
+            release: request.release,
+            canary_percent: request.canary,
+            by: by(&actor),
+        });
+        Follower {
+            switchboard: &switchboard,
+            reporter: &reporter,
+            last: None,
+        }
+        .follow(news, wait)
+        .await
+    }
+
+    async fn rollback(
+        &self,
+        actor: Actor,
+        _request: RollbackRequest,
+        _reporter: Reporter,
+    ) -> Result<Outcome, ControlError> {
+        let outcome = self.switchboard()?.rollback(verb(&actor)).await;
+        told(outcome)
+    }
+
+    async fn promote(&self, actor: Actor) -> Result<Outcome, ControlError> {
+        let outcome = self.switchboard()?.promote(verb(&actor)).await;
+        told(outcome)
+    }
+
+    async fn abort(&self, actor: Actor) -> Result<Outcome, ControlError> {
+        let outcome = self.switchboard()?.abort(verb(&actor)).await;
+        told(outcome)
+    }
+
+    async fn reload(&self, actor: Actor) -> Result<ReloadReport, ControlError> {
+        let before = self.0.config.load_full();
+        let warnings = self.0.reload().await.map_err(reload_error)?;
+        tracing::info!(%actor, "configuration reloaded");
+        Ok(ReloadReport {
+            config: self.0.file.as_ref().map(|file| file.display().to_string()),
+            changes: status::changes(&before, &self.0.config.load()),
+            warnings,
+        })
+    }
+
+    async fn config(&self) -> Result<ConfigReport, ControlError> {
+        let config = self.0.config.load();
+        let toml = config.render();
+        let json = config.to_json();
+        Ok(ConfigReport { toml, config: json })
+    }
+
+    async fn explain(&self, request: ExplainRequest) -> Result<ExplainReport, ControlError> {
+        let config = self.0.config.load();
+        let table = self.0.publisher.table().load();
+        explain(&config, &table.routes, &request, &|service, _| {
+            self.target(service)
+        })
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.0.ready()
+    }
+}
+
+impl DaemonControl {
+    fn switchboard(&self) -> Result<Switchboard, ControlError> {
+        let started = self.0.switchboard.get().cloned();
+        started.ok_or_else(|| ControlError::new(ErrorCode::NotReady, "the daemon is starting"))
+    }
+
+    /// What the live table says of a service.
+    fn target(&self, service: &ServiceName) -> Target {
+        let table = self.0.publisher.table().load();
+        let live = table
+            .named(service.as_str())
+            .map_or(Color::Blue, |entry| entry.live);
+        let slot = self.0.publisher.slot(service, live);
+        let upstreams = slot.map(|slot| slot.upstreams()).unwrap_or_default();
+        let mut why = vec![format!("{live} is live for {service}")];
+        let mut usable = Vec::new();
+        for upstream in upstreams.iter() {
+            if upstream.is_available() {
+                usable.push(upstream.shown().to_string());
+            } else {
+                let probe = upstream.probe();
+                let reason = probe.reason.as_deref().unwrap_or("ejected after failures");
+                why.push(format!("{} takes nothing: {reason}", upstream.shown()));
+            }
+        }
+        if usable.is_empty() {
+            why.push("no upstream is available, so the answer is 503".to_owned());
+        }
+        Target {
+            color: live,
+            upstream: (!usable.is_empty()).then(|| usable.join(", ")),
+            why,
+        }
+    }
+}
+
+fn by(actor: &Actor) -> By {
+    By {
+        id: None,
+        actor: actor.to_string(),
+        why: None,
+    }
+}
+
+fn verb(actor: &Actor) -> VerbRequest {
+    VerbRequest {
+        services: Vec::new(),
+        by: by(actor),
+    }
+}
+
+/// Tells a client how its switch gets on.
+struct Follower<'a> {
+    switchboard: &'a Switchboard,
+    reporter: &'a Reporter,
+    last: Option<SwitchStatus>,
+}
+
+impl Follower<'_> {
+    async fn follow(
+        mut self,
+        mut news: UnboundedReceiver<switch::Progress>,
+        wait: bool,
+    ) -> Result<Outcome, ControlError> {
+        while let Some(progress) = news.recv().await {
+            match progress {
+                switch::Progress::Finished(outcome) => return told(outcome),
+                switch::Progress::CutOver { moves } if !wait => {
+                    let color = moves.first().map(|moved| moved.to.color);
+                    return Ok(Outcome {
+                        result: OutcomeKind::Published,
+                        message: format!(
+                            "{} takes new requests; observation and drain go on",
+                            color.map_or_else(String::new, |color| color.to_string())
+                        ),
+                        services: moves.into_iter().map(|moved| moved.service).collect(),
+                        live: color,
+                    });
+                }
+                other => self.report(&other),
+            }
+        }
+        Err(ControlError::new(
+            ErrorCode::Failed,
+            "the daemon is stopping",
+        ))
+    }
+
+    fn report(&mut self, progress: &switch::Progress) {
+        let (phase, message, tick) = match progress {
+            switch::Progress::Accepted { services, .. } => {
+                let names: Vec<&str> = services.iter().map(ServiceName::as_str).collect();
+                (
+                    Phase::Gate,
+                    format!("asking every upstream of {}", names.join(", ")),
+                    false,
+                )
+            }
+            switch::Progress::Waiting { failing } => {
+                let each: Vec<String> = failing.iter().map(ToString::to_string).collect();
+                (
+                    Phase::Gate,
+                    format!("waiting for {}", each.join("; ")),
+                    false,
+                )
+            }
+            switch::Progress::CutOver { moves } => {
+                let to = moves.first().map_or(Color::Blue, |moved| moved.to.color);
+                (Phase::Cutover, format!("{to} takes new requests"), false)
+            }
+            switch::Progress::Observing(observation) => {
+                let seen = observation.seen();
+                let message = format!(
+                    "{:.0}s of {:.0}s, {} of {} requests, {} failed",
+                    observation.elapsed.as_secs_f64(),
+                    observation.observe().as_secs_f64(),
+                    seen.requests,
+                    observation.needed(),
+                    seen.errors
+                );
+                (Phase::Observe, message, true)
+            }
+            switch::Progress::Held { reason } => (Phase::Held, reason.clone(), false),
+            switch::Progress::RollingBack { by, reason } => {
+                (Phase::Rollback, format!("{reason} (by {by})"), false)
+            }
+            switch::Progress::Draining => (
+                Phase::Drain,
+                "the old slot's requests may finish".to_owned(),
+                false,
+            ),
+            switch::Progress::Finished(_) => return,
+        };
+        let now = clock::now();
+        let stacks = self.switchboard.status();
+        let running = stacks
+            .iter()
+            .find_map(|stack| status::switch_status(stack, now));
+        let Some(mut switch) = running.or_else(|| self.last.clone()) else {
+            return;
+        };
+        switch.phase = phase;
+        self.last = Some(switch.clone());
+        self.reporter.report(Progress {
+            tick,
+            message,
+            switch,
+        });
+    }
+}
+
+/// How a command ended, in the control API's words.
+fn told(outcome: switch::Outcome) -> Result<Outcome, ControlError> {
+    use switch::Outcome as Ended;
+    let message = outcome.to_string();
+    let (result, services, live) = match outcome {
+        Ended::Kept {
+            color, services, ..
+        } => (OutcomeKind::Kept, services, Some(color)),
+        Ended::AlreadyLive { color } => (OutcomeKind::AlreadyLive, Vec::new(), Some(color)),
+        Ended::RolledBack { .. } => (OutcomeKind::RolledBack, Vec::new(), None),
+        Ended::Aborted { .. } | Ended::Cancelled => (OutcomeKind::Aborted, Vec::new(), None),
+        Ended::Undone { services, .. } => (OutcomeKind::RolledBack, services, None),
+        Ended::Promoted { color } => (OutcomeKind::Kept, Vec::new(), Some(color)),
+        Ended::Failed { .. } => (OutcomeKind::Failed, Vec::new(), None),
+        Ended::Refused(refusal) => return Err(refused(&refusal)),
+    };
+    Ok(Outcome {
+        result,
+        message,
+        services,
+        live,
+    })
+}
+
+fn refused(refusal: &Refusal) -> ControlError {
+    let code = match refusal {
+        Refusal::UnknownService { .. } => ErrorCode::UnknownService,
+        Refusal::SeveralStacks { .. } | Refusal::DifferentStacks { .. } => ErrorCode::Usage,
+        Refusal::Canary => ErrorCode::Unsupported,
+        Refusal::NothingSwitchable | Refusal::EmptySlot { .. } => ErrorCode::EmptySlot,
+        Refusal::Locked { .. } => ErrorCode::Busy,
+        Refusal::Gate { .. } | Refusal::OldSlotDown { .. } => ErrorCode::GateNotPassed,
+        Refusal::NothingToUndo | Refusal::NothingRunning => ErrorCode::NothingToUndo,
+        Refusal::NotRecorded { .. } | Refusal::NothingToPromote { .. } | Refusal::Removed => {
+            ErrorCode::Refused
+        }
+    };
+    match refusal {
+        Refusal::Gate { waited, failing } => {
+            let message = format!(
+                "the target is not ready after {:.0}s; traffic has not moved",
+                waited.as_secs_f64()
+            );
+            let each = failing.iter().map(ToString::to_string);
+            ControlError::new(code, message).with_details(each)
+        }
+        Refusal::OldSlotDown { failing } => {
+            let each = failing.iter().map(ToString::to_string);
+            ControlError::new(code, "the old slot is down").with_details(each)
+        }
+        other => ControlError::new(code, other.to_string()),
+    }
+}
+
+fn reload_error(error: ReloadError) -> ControlError {
+    let message = error.to_string();
+    match error {
+        ReloadError::Invalid(diagnostics) => ControlError::new(ErrorCode::InvalidConfig, message)
+            .with_details(diagnostics.0.iter().map(ToString::to_string)),
+        ReloadError::RestartNeeded(_) => ControlError::new(ErrorCode::RestartNeeded, message),
+        ReloadError::Certificates(source) => {
+            let mut chain = source.to_string();
+            if let Some(cause) = std::error::Error::source(&source) {
+                chain = format!("{chain}: {cause}");
+            }
+            ControlError::new(ErrorCode::InvalidConfig, message).with_details([chain])
+        }
+        ReloadError::NoFile => ControlError::new(ErrorCode::Unsupported, message),
+        ReloadError::Stopping => ControlError::new(ErrorCode::Failed, message),
+    }
+}

@@ -1,0 +1,274 @@
+//! The parts of a running daemon and what connects them: configuration, table, probes, names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Mutex, watch};
+use tracing::{info, warn};
+
+use super::addresses::Addresses;
+use super::publisher::{Publisher, fill};
+use super::resolve;
+use crate::clock;
+use crate::config::{Config, Diagnostics, IpSet, Service};
+use crate::health::{ProbeTarget, Prober};
+use crate::http::Resolver;
+use crate::metrics::{LiveColor, LiveService, LiveState, Metrics, Outcome};
+use crate::model::Color;
+use crate::pool::{Availability, Pool, Slot};
+use crate::proxy::Settings;
+use crate::switch::{Layout, Live, Switchboard};
+use crate::tls;
+
+/// How often a removed service's pool is asked whether its requests have ended.
+const REMOVED_POLL: Duration = Duration::from_millis(100);
+
+/// Everything that outlives a request and is shared by the control API and the reload.
+pub(super) struct Daemon {
+    /// `None`: the demo, which has no file.
+    pub(super) file: Option<PathBuf>,
+    pub(super) config: ArcSwap<Config>,
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) addresses: Arc<Addresses>,
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) prober: Prober,
+    pub(super) switchboard: OnceLock<Switchboard>,
+    pub(super) certificates: Arc<tls::Store>,
+    pub(super) acceptor: Arc<tls::Acceptor>,
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) ops_allow: Arc<ArcSwap<IpSet>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) names: watch::Sender<BTreeSet<Arc<str>>>,
+    pub(super) started: Instant,
+    pub(super) bound: AtomicBool,
+    pub(super) stopping: AtomicBool,
+    pub(super) reloading: Mutex<()>,
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReloadError {
+    #[error("the demo has no configuration file to read again")]
+    NoFile,
+    #[error("the configuration has errors, nothing was changed")]
+    Invalid(#[from] Diagnostics),
+    #[error("{} can only change with a restart, nothing was changed", .0.join(", "))]
+    RestartNeeded(Vec<&'static str>),
+    #[error("a certificate cannot be served, nothing was changed")]
+    Certificates(#[from] tls::StoreError),
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+impl Daemon {
+    /// Whether the daemon should be sent traffic.
+    pub(super) fn ready(&self) -> Result<(), String> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err("shutting down".to_owned());
+        }
+        if !self.bound.load(Ordering::Relaxed) {
+            return Err("listeners are not bound yet".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Reads the file again and takes it over, or changes nothing.
+    pub(super) async fn reload(self: &Arc<Self>) -> Result<Vec<String>, ReloadError> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let result = self.read_and_apply().await;
+        let outcome = if result.is_ok() {
+            Outcome::Success
+        } else {
+            Outcome::Failure
+        };
+        self.metrics.reload(outcome);
+        result
+    }
+
+    async fn read_and_apply(self: &Arc<Self>) -> Result<Vec<String>, ReloadError> {
+        let file = self.file.clone().ok_or(ReloadError::NoFile)?;
+        let config = tokio::task::spawn_blocking(move || crate::config::load(&file))
+            .await
+            .map_err(|_| ReloadError::Stopping)??;
+        let restart = self.config.load().restart_needed(&config);
+        if !restart.is_empty() {
+            return Err(ReloadError::RestartNeeded(restart));
+        }
+        // Certificates first: a new host must not be routed before it can be served.
+        let certificates = Arc::clone(&self.certificates);
+        let (sites, folder) = (config.sites.clone(), ca_folder(&config));
+        tokio::task::spawn_blocking(move || certificates.apply(&sites, &folder))
+            .await
+            .map_err(|_| ReloadError::Stopping)??;
+        let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        let switchboard = self.switchboard.get().ok_or(ReloadError::Stopping)?;
+        resolve::first_lookups(&config, &self.resolver, &self.addresses).await;
+        let (daemon, services) = (Arc::clone(self), config.services.clone());
+        let install = move |layout: &Layout| daemon.install(config, layout);
+        let moved = switchboard.reconfigure(services, install).await;
+        warnings.extend(moved.map_err(|_| ReloadError::Stopping)?);
+        Ok(warnings)
+    }
+
+    /// Publishes a configuration and lets every part follow it. Must not block.
+    pub(super) fn install(&self, config: Config, layout: &Layout) {
+        let live = |service: &Service| {
+            layout.live.get(&service.name).copied().unwrap_or(Live {
+                color: service.first_live(),
+                generation: crate::model::Generation::default(),
+            })
+        };
+        let gone = self.publisher.apply(&config, &self.addresses, &live);
+        for pool in gone {
+            self.drain_removed(pool);
+        }
+        let names = config.services.iter().map(|service| service.name.clone());
+        self.metrics.retain(&names.collect());
+        self.acceptor.set_deadline(config.timeouts.tls_handshake);
+        self.settings.store(Arc::new(Settings::new(&config)));
+        self.ops_allow
+            .store(Arc::new(config.listen.ops_allow.clone()));
+        self.names.send_replace(resolve::names(&config));
+        self.config.store(Arc::new(config));
+        self.show_certificates();
+        self.sync_probes();
+    }
+
+    /// New addresses behind a name: fills the slots again and probes what is new.
+    pub(super) fn refill(&self) {
+        let config = self.config.load();
+        for slot in self.publisher.slots() {
+            if let Some(configured) = configured(&config, &slot) {
+                fill(&slot, configured, &self.addresses);
+            }
+        }
+        self.sync_probes();
+    }
+
+    /// Probes every upstream of both slots of every service.
+    fn sync_probes(&self) {
+        let config = self.config.load();
+        let by_name: BTreeMap<_, _> = config.services.iter().map(|s| (&s.name, s)).collect();
+        let mut targets = Vec::new();
+        for slot in self.publisher.slots() {
+            let Some(service) = by_name.get(slot.service()) else {
+                continue;
+            };
+            for upstream in slot.upstreams().iter() {
+                targets.push(ProbeTarget {
+                    upstream: Arc::clone(upstream),
+                    health: service.health.clone(),
+                    service: service.name.clone(),
+                    color: slot.color(),
+                });
+            }
+        }
+        self.prober.sync(targets);
+    }
+
+    /// Lets the requests of a removed service finish, then ends its connections.
+    fn drain_removed(&self, pool: Arc<Pool>) {
+        let publisher = Arc::clone(&self.publisher);
+        let old = self.config.load();
+        let service = old
+            .services
+            .iter()
+            .find(|s| s.name == *pool.slot().service());
+        let window = service.map_or(Duration::from_secs(30), |service| service.switch.drain);
+        pool.claims().begin_drain();
+        info!(service = %pool.slot().service(), "service removed, its requests may finish");
+        tokio::spawn(async move {
+            let deadline = clock::now() + window;
+            while !pool.claims().is_drained() && clock::now() < deadline {
+                tokio::time::sleep(REMOVED_POLL).await;
+            }
+            publisher.retire(pool.slot().service(), pool.generation());
+        });
+    }
+
+    fn show_certificates(&self) {
+        for certificate in self.certificates.served() {
+            let end = certificate
+                .not_after
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            let seconds = i64::try_from(end.as_secs()).unwrap_or(i64::MAX);
+            self.metrics
+                .certificate_expiry(&certificate.host, Some(seconds));
+        }
+    }
+
+    /// Makes leaves of the internal CA anew when their time comes.
+    pub(super) fn renew_certificates(&self) {
+        let config = self.config.load();
+        let folder = ca_folder(&config);
+        match self
+            .certificates
+            .renew_due(&config.sites, &folder, clock::wall())
+        {
+            Ok(0) => {}
+            Ok(_) => self.show_certificates(),
+            Err(error) => warn!(error = %error, "certificates of the internal CA were not renewed"),
+        }
+    }
+
+    /// The state that `/metrics` shows beside the counters.
+    pub(super) fn live_state(&self) -> LiveState {
+        let table = self.publisher.table().load();
+        let services = table.services.iter().map(|entry| LiveService {
+            name: entry.name.clone(),
+            live: entry.live,
+            held: 0,
+            colors: Color::ALL.map(|color| {
+                let slot = self.publisher.slot(&entry.name, color)?;
+                Some(live_color(&slot))
+            }),
+        });
+        LiveState {
+            services: services.collect(),
+        }
+    }
+}
+
+impl crate::admin::ops::OpsSource for Daemon {
+    fn metrics(&self) -> String {
+        self.metrics.render(clock::now(), &self.live_state())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        Self::ready(self)
+    }
+}
+
+/// Where the internal CA of a configuration lives.
+pub(super) fn ca_folder(config: &Config) -> PathBuf {
+    config.state_dir.join("ca")
+}
+
+fn configured<'c>(config: &'c Config, slot: &Slot) -> Option<&'c [crate::model::UpstreamAddr]> {
+    let service = config.services.iter().find(|s| s.name == *slot.service())?;
+    let slot = service.slots[slot.color().index()].as_ref()?;
+    Some(&slot.upstreams)
+}
+
+/// A configured upstream is healthy when all its addresses are.
+fn live_color(slot: &Slot) -> LiveColor {
+    let mut upstreams: BTreeMap<String, bool> = BTreeMap::new();
+    for upstream in slot.upstreams().iter() {
+        let healthy = upstream.availability() == Availability::Healthy;
+        upstreams
+            .entry(upstream.label().to_string())
+            .and_modify(|all| *all &= healthy)
+            .or_insert(healthy);
+    }
+    LiveColor {
+        release: slot.release().map(|release| (*release).clone()),
+        in_flight: slot.in_flight(),
+        drain_remaining: slot.draining(),
+        upstreams: upstreams.into_iter().collect(),
+    }
+}

@@ -1,0 +1,91 @@
+//! The hands of the switch: publishing and draining over the pools, the gate over the probes.
+
+use std::sync::Arc;
+
+use super::publisher::Publisher;
+use crate::clock;
+use crate::health::{Finding, gate_view};
+use crate::model::{Color, Generation, Kind, ServiceName};
+use crate::pool::Availability;
+use crate::switch::{
+    DrainWindows, Driver, GateReport, Publication, Traffic, UpstreamReport, UpstreamState,
+};
+
+/// [`Driver`] over the live table.
+#[derive(Debug)]
+pub(super) struct PoolDriver(pub(super) Arc<Publisher>);
+
+impl Driver for PoolDriver {
+    fn gate(&self, service: &ServiceName, color: Color) -> GateReport {
+        let Some(slot) = self.0.slot(service, color) else {
+            return GateReport::default();
+        };
+        // The limit on latency is the machine's to apply.
+        let findings = gate_view(&slot.upstreams(), None, clock::now());
+        GateReport {
+            upstreams: findings.into_iter().filter_map(report).collect(),
+        }
+    }
+
+    fn publish(&self, pools: &[Publication]) {
+        self.0.publish(pools);
+    }
+
+    fn begin_drain(&self, service: &ServiceName, generation: Generation, _: DrainWindows) {
+        self.0.begin_drain(service, generation);
+    }
+
+    fn in_flight(&self, service: &ServiceName, generation: Generation) -> [u64; 3] {
+        self.0.in_flight(service, generation)
+    }
+
+    fn close(&self, service: &ServiceName, generation: Generation, kind: Kind) {
+        self.0.close(service, generation, kind);
+    }
+
+    fn retire(&self, service: &ServiceName, generation: Generation) {
+        self.0.retire(service, generation);
+    }
+
+    fn traffic(&self, service: &ServiceName, color: Color) -> Traffic {
+        let totals = self
+            .0
+            .slot(service, color)
+            .map(|slot| slot.metrics().totals());
+        totals.map_or_else(Traffic::default, |totals| Traffic {
+            requests: totals.requests,
+            errors: totals.errors_5xx,
+        })
+    }
+}
+
+/// `None` for an address that is down but stands for nothing: its name is served on the other
+/// address family.
+fn report(finding: Finding) -> Option<UpstreamReport> {
+    let Finding {
+        upstream,
+        state,
+        obstacle,
+        latency,
+    } = finding;
+    let state = match (state, &obstacle) {
+        (Availability::Healthy, None) => UpstreamState::Healthy,
+        // Ejected by traffic: probes are content, but requests fail.
+        (Availability::Healthy, Some(_)) => UpstreamState::Down,
+        (Availability::Unknown, _) => UpstreamState::Unknown,
+        (Availability::Down, Some(_)) => UpstreamState::Down,
+        (Availability::Down, None) => return None,
+    };
+    let reason = obstacle.map(|text| {
+        let bare = text
+            .strip_prefix("down: ")
+            .or_else(|| text.strip_prefix("not healthy yet: "));
+        bare.unwrap_or(&text).to_owned()
+    });
+    Some(UpstreamReport {
+        address: upstream.to_string(),
+        state,
+        reason,
+        latency,
+    })
+}

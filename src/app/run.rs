@@ -1,0 +1,325 @@
+//! Start and stop of the daemon.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::addresses::Addresses;
+use super::control::DaemonControl;
+use super::daemon::{Daemon, ca_folder};
+use super::driver::PoolDriver;
+use super::publisher::Publisher;
+use super::{demo, events, logging, resolve};
+use crate::admin::listen::AdminSocket;
+use crate::admin::{ops, server};
+use crate::clock;
+use crate::config::{self, Config};
+use crate::health::Prober;
+use crate::http::{Client, Resolver};
+use crate::metrics::Metrics;
+use crate::pool::{LiveTable, Table};
+use crate::proxy::{AccessLog, Edge, Server, Settings, bind, open};
+use crate::switch::{Layout, Plain, Setup, Store, Switchboard, recover};
+use crate::tls;
+
+/// Time between two looks at the certificates of the internal CA.
+const RENEWAL_CHECK: Duration = Duration::from_secs(600);
+
+/// Serves a configuration file until a signal ends it.
+///
+/// # Errors
+/// The configuration has errors, a listener cannot be bound, or the state cannot be used.
+pub fn run(path: &Path) -> anyhow::Result<()> {
+    logging::start();
+    let config = config::load(path).map_err(|errors| {
+        anyhow::anyhow!(
+            "{} has errors, nothing was started\n{errors}",
+            path.display()
+        )
+    })?;
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    runtime()?.block_on(serve(config, Some(path), None))
+}
+
+/// Serves the demo until a signal ends it.
+///
+/// # Errors
+/// One of its fixed ports is taken.
+pub fn run_demo() -> anyhow::Result<()> {
+    logging::start();
+    runtime()?.block_on(async {
+        let apps = demo::start_apps()
+            .await
+            .context("cannot start the demo apps")?;
+        let admin = crate::admin::socket::demo_path();
+        let state_dir = demo::state_dir(&admin);
+        let text = demo::config_text(apps, &state_dir, &admin);
+        let config = config::load_with("demo", &text, &|_| None)?;
+        serve(config, None, Some(demo::things_to_try(&admin))).await
+    })
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads())
+        .thread_name("cutover")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// Worker threads: `$CUTOVER_THREADS`, else one for each core.
+fn threads() -> usize {
+    let wanted = std::env::var("CUTOVER_THREADS").ok();
+    let wanted = wanted.and_then(|text| text.parse().ok()).filter(|n| *n > 0);
+    wanted.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into))
+}
+
+async fn serve(
+    config: Config,
+    file: Option<std::path::PathBuf>,
+    banner: Option<String>,
+) -> anyhow::Result<()> {
+    let mut signals = Signals::new().context("cannot take signals")?;
+    raise_descriptor_limit();
+    say_what_is_not_active(&config);
+
+    // Everything that can fail does so before the first listener accepts.
+    let http = bind(&config.listen.http, false).map_err(bind_error)?;
+    let https = bind(&config.listen.https, true).map_err(bind_error)?;
+    let ops_listener = open(config.listen.ops)
+        .and_then(tokio::net::TcpListener::from_std)
+        .with_context(|| format!("cannot listen on {} (listen.ops)", config.listen.ops))?;
+    let admin = AdminSocket::bind(&config.listen.admin)?;
+    let store = Store::new(&config.state_dir);
+    make_private(&config.state_dir)
+        .with_context(|| format!("cannot use state_dir {}", config.state_dir.display()))?;
+    let book = store
+        .load()
+        .context("the record of live colors cannot be used")?;
+    let recovered = recover(book, &config.services);
+    for warning in &recovered.warnings {
+        warn!("{warning}");
+    }
+
+    let metrics = Metrics::new();
+    let certificates = Arc::new(tls::Store::new());
+    certificates
+        .apply(&config.sites, &ca_folder(&config))
+        .map_err(|error| anyhow::anyhow!(error).context("cannot serve the certificates"))?;
+    let acceptor = tls::Acceptor::new(Arc::clone(&certificates), config.timeouts.tls_handshake)
+        .context("cannot set up TLS")?;
+    let table = Arc::new(LiveTable::new(Table::default()));
+    let settings = Arc::new(ArcSwap::from_pointee(Settings::new(&config)));
+    let leaving = Arc::new(AtomicBool::new(false));
+    let access_log = AccessLog::start(config.log.access.file.as_deref())
+        .context("cannot open the access log (log.access.file)")?;
+    let edge = Edge::new(
+        Arc::clone(&table),
+        Arc::clone(&settings),
+        &metrics,
+        access_log,
+        Arc::clone(&leaving),
+    );
+    let grace = config.shutdown_grace;
+    let daemon = Arc::new(Daemon {
+        file,
+        publisher: Arc::new(Publisher::new(table, Arc::clone(&metrics))),
+        addresses: Arc::new(Addresses::default()),
+        resolver: Arc::new(Resolver::system()),
+        prober: Prober::new(Client::system()),
+        switchboard: OnceLock::new(),
+        certificates,
+        acceptor: Arc::new(acceptor),
+        settings: Arc::clone(&settings),
+        ops_allow: Arc::new(ArcSwap::from_pointee(config.listen.ops_allow.clone())),
+        metrics: Arc::clone(&metrics),
+        names: watch::channel(BTreeSet::new()).0,
+        started: clock::now(),
+        bound: AtomicBool::new(false),
+        stopping: AtomicBool::new(false),
+        reloading: tokio::sync::Mutex::default(),
+        config: ArcSwap::from_pointee(config.clone()),
+    });
+
+    resolve::first_lookups(&config, &daemon.resolver, &daemon.addresses).await;
+    let services = config.services.clone();
+    let layout = Layout {
+        live: recovered.live.clone(),
+        standby: Vec::new(),
+    };
+    daemon.install(config, &layout);
+    let switchboard = Switchboard::start(Setup {
+        services,
+        recovered,
+        driver: Arc::new(PoolDriver(Arc::clone(&daemon.publisher))),
+        judge: Box::new(Plain),
+        save: Arc::new(store),
+    });
+    tokio::spawn(events::follow(Arc::clone(&daemon), switchboard.subscribe()));
+    let _ = daemon.switchboard.set(switchboard.clone());
+    spawn_upkeep(&daemon);
+
+    let proxy = Server::new(
+        edge,
+        Arc::clone(&daemon.acceptor),
+        settings,
+        metrics,
+        leaving,
+        threads(),
+    );
+    for bound in http.iter().chain(&https) {
+        info!(address = %bound.address(), "listening");
+    }
+    proxy
+        .serve(http.into_iter().chain(https).collect())
+        .context("cannot accept from a listener")?;
+    let (stop, stopped) = watch::channel(false);
+    let control = Arc::new(DaemonControl(Arc::clone(&daemon)));
+    let admin = tokio::spawn(server::serve(admin, control, until(stopped.clone())));
+    let allow = Arc::clone(&daemon.ops_allow);
+    let source: Arc<dyn ops::OpsSource> = daemon.clone();
+    let ops = tokio::spawn(ops::serve(ops_listener, source, allow, until(stopped)));
+    daemon.bound.store(true, Ordering::Relaxed);
+    info!(version = env!("CARGO_PKG_VERSION"), "ready");
+    if let Some(banner) = banner {
+        print!("{banner}");
+        tokio::spawn(demo::traffic(Client::system()));
+    }
+
+    signals.wait_for_stop(&daemon).await;
+    daemon.stopping.store(true, Ordering::Relaxed);
+    info!(
+        grace_s = grace.as_secs_f64(),
+        "stopping, requests in flight may finish"
+    );
+    let left = tokio::select! {
+        left = proxy.stop(grace) => left,
+        () = signals.second() => {
+            warn!("second signal, exiting at once");
+            proxy.connections()
+        }
+    };
+    if left > 0 {
+        warn!(connections = left, "connections were still open at the end");
+    }
+    switchboard.flush().await;
+    stop.send_replace(true);
+    // The socket is removed and open answers get their end.
+    let _ = admin.await;
+    let _ = ops.await;
+    info!("stopped");
+    Ok(())
+}
+
+fn bind_error(error: crate::proxy::BindError) -> anyhow::Error {
+    let hint = match error.source.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            " (another program listens there: stop it, or change [listen])"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
+        }
+        _ => "",
+    };
+    anyhow::anyhow!("{error}: {}{hint}", error.source)
+}
+
+fn say_what_is_not_active(config: &Config) {
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    for inactive in &config.inactive {
+        warn!(key = %inactive.key, "not active in this version: {}", inactive.effect);
+    }
+}
+
+fn make_private(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+}
+
+/// As many descriptors as the system allows: a connection takes two.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "the limit on open files could not be raised");
+    }
+}
+
+fn spawn_upkeep(daemon: &Arc<Daemon>) {
+    let changed = Arc::clone(daemon);
+    tokio::spawn(resolve::keep_fresh(
+        Arc::clone(&daemon.resolver),
+        Arc::clone(&daemon.addresses),
+        daemon.names.subscribe(),
+        move || changed.refill(),
+    ));
+    let daemon = Arc::clone(daemon);
+    tokio::spawn(async move {
+        let mut ticker = tokio::time::interval(RENEWAL_CHECK);
+        loop {
+            ticker.tick().await;
+            let daemon = Arc::clone(&daemon);
+            let _ = tokio::task::spawn_blocking(move || daemon.renew_certificates()).await;
+        }
+    });
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Reloads on SIGHUP until SIGTERM or SIGINT comes.
+    async fn wait_for_stop(&mut self, daemon: &Arc<Daemon>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => match daemon.reload().await {
+                    Ok(_) => info!("configuration reloaded"),
+                    Err(failed) => {
+                        let cause = std::error::Error::source(&failed).map(ToString::to_string);
+                        error!(cause, "reload: {failed}");
+                    }
+                },
+            }
+        }
+    }
+
+    async fn second(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

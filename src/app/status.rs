@@ -1,0 +1,275 @@
+//! What `proxyctl status` shows, gathered from the table, the probes, the counters and the
+//! switchboard.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::daemon::Daemon;
+use crate::admin::wire::{
+    Certificate, DrainStatus, GateFailure, InFlight, Phase, ServiceState, ServiceStatus,
+    SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
+};
+use crate::clock;
+use crate::config::Config;
+use crate::model::{Color, ServiceName};
+use crate::pool::{Availability, Slot, Upstream};
+use crate::switch::{self, StackStatus};
+
+/// Everything now. Waits for nothing.
+pub(super) fn status(daemon: &Daemon) -> Status {
+    let now = clock::now();
+    let config = daemon.config.load();
+    let table = daemon.publisher.table().load();
+    let stacks = daemon
+        .switchboard
+        .get()
+        .map(|switchboard| switchboard.status().to_vec())
+        .unwrap_or_default();
+    let services = config.services.iter().filter_map(|service| {
+        let entry = table.named(service.name.as_str())?;
+        let stack = stacks.iter().find(|stack| stack.stack == service.stack);
+        let slot = |color: Color| {
+            let slot = daemon.publisher.slot(&service.name, color);
+            let generation = entry
+                .pool
+                .as_ref()
+                .filter(|_| entry.live == color)
+                .map(|pool| pool.generation().0);
+            slot.map(|slot| slot_status(&slot, generation, now))
+                .unwrap_or_default()
+        };
+        let drains: Vec<DrainStatus> = stack
+            .map(|stack| drains(stack, &service.name, now))
+            .unwrap_or_default();
+        let switch = stack
+            .and_then(|stack| switch_status(stack, now))
+            .filter(|switch| switch.services.contains(&service.name));
+        Some(ServiceStatus {
+            name: service.name.clone(),
+            live: entry.live,
+            state: state(switch.as_ref(), &drains),
+            slots: Slots {
+                blue: slot(Color::Blue),
+                green: slot(Color::Green),
+            },
+            stack: service.stack.clone(),
+            switch,
+            drains,
+        })
+    });
+    let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    warnings.extend(
+        config
+            .inactive
+            .iter()
+            .map(|inactive| format!("{}: {}", inactive.key, inactive.effect)),
+    );
+    warnings.extend(stacks.iter().filter_map(|stack| {
+        let reason = stack.unsaved.as_ref()?;
+        Some(format!(
+            "stack {}: the live colors are not on disk: {reason}",
+            stack.stack
+        ))
+    }));
+    Status {
+        services: services.collect(),
+        certificates: certificates(daemon),
+        docker: None,
+        warnings,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_s: now.saturating_duration_since(daemon.started).as_secs(),
+        config: daemon.file.as_ref().map(|file| file.display().to_string()),
+    }
+}
+
+fn state(switch: Option<&SwitchStatus>, drains: &[DrainStatus]) -> ServiceState {
+    match switch.map(|switch| switch.phase) {
+        Some(Phase::Gate) => ServiceState::Gate,
+        Some(Phase::Canary) => ServiceState::Canary,
+        Some(Phase::Held) => ServiceState::Held,
+        Some(Phase::Cutover | Phase::Observe | Phase::Rollback | Phase::Verdict) => {
+            ServiceState::Observe
+        }
+        Some(Phase::Drain | Phase::Unknown) | None if !drains.is_empty() => ServiceState::Drain,
+        Some(Phase::Drain | Phase::Unknown) | None => ServiceState::Stable,
+    }
+}
+
+fn slot_status(slot: &Slot, generation: Option<u64>, now: Instant) -> SlotStatus {
+    let window = slot.metrics().window(now);
+    let upstreams = slot.upstreams();
+    SlotStatus {
+        release: slot.release().map(|release| (*release).clone()),
+        upstreams: upstreams
+            .iter()
+            .map(|upstream| upstream_status(upstream, now))
+            .collect(),
+        in_flight: InFlight::from_counts(slot.in_flight()),
+        generation,
+        rps: window.rps(),
+        error_rate: (window.requests > 0).then(|| window.error_rate()),
+        p50_ms: window.p50().map(milliseconds),
+        p99_ms: window.p99().map(milliseconds),
+    }
+}
+
+fn upstream_status(upstream: &Upstream, now: Instant) -> UpstreamStatus {
+    let probe = upstream.probe();
+    let ejected = upstream.ejected_for(now);
+    let healthy = match (probe.state, ejected) {
+        (Availability::Healthy, None) => Some(true),
+        (Availability::Unknown, None) => None,
+        _ => Some(false),
+    };
+    let reason = match (ejected, healthy) {
+        (Some(left), _) => Some(format!(
+            "ejected for {:.1}s after failed requests",
+            left.as_secs_f64()
+        )),
+        (None, Some(true)) => None,
+        (None, _) => probe.reason.clone(),
+    };
+    UpstreamStatus {
+        address: upstream.shown().to_string(),
+        healthy,
+        reason,
+        probe_ms: probe.latency.map(milliseconds),
+    }
+}
+
+fn drains(stack: &StackStatus, service: &ServiceName, now: Instant) -> Vec<DrainStatus> {
+    let of_service = stack
+        .drains
+        .iter()
+        .filter(|drain| drain.service == *service);
+    of_service
+        .map(|drain| DrainStatus {
+            color: drain.pool.color,
+            generation: drain.pool.generation.0,
+            in_flight: InFlight::from_counts(drain.in_flight),
+            elapsed_ms: 0,
+            deadline_ms: drain
+                .deadline
+                .map_or(0, |at| millis(at.saturating_duration_since(now))),
+        })
+        .collect()
+}
+
+/// The switch that runs in a stack.
+pub(super) fn switch_status(stack: &StackStatus, now: Instant) -> Option<SwitchStatus> {
+    let run = stack.run.as_ref()?;
+    let phase = match stack.phase {
+        switch::Phase::Idle => return None,
+        switch::Phase::Probing => Phase::Gate,
+        switch::Phase::Switching => Phase::Cutover,
+        switch::Phase::Observing => Phase::Observe,
+        switch::Phase::Held => Phase::Held,
+        switch::Phase::RollingBack => Phase::Rollback,
+        switch::Phase::Committing => Phase::Verdict,
+    };
+    let observation = stack.observation.as_ref();
+    let seen = observation.map(switch::Observation::seen);
+    let old = observation.map(|observation| {
+        let each = observation.services.iter().map(|service| service.old);
+        each.fold((0, 0), |(requests, errors), old| {
+            (requests + old.requests, errors + old.errors)
+        })
+    });
+    let gate_left = stack
+        .gate_deadline
+        .map(|deadline| millis(deadline.saturating_duration_since(stack.since)));
+    Some(SwitchStatus {
+        services: run.services.clone(),
+        target: run.target,
+        phase,
+        actor: run.actor.clone(),
+        elapsed_ms: observation.map_or_else(
+            || millis(now.saturating_duration_since(stack.since)),
+            |observation| millis(observation.elapsed),
+        ),
+        planned_ms: observation
+            .map(|observation| millis(observation.observe()))
+            .or(gate_left),
+        limit_ms: observation.map(|observation| millis(observation.observe_max())),
+        requests: seen.map_or(0, |seen| seen.requests),
+        requests_needed: observation.map(switch::Observation::needed),
+        canary: None,
+        new: seen.map(|seen| Tally {
+            requests: seen.requests,
+            failures: seen.errors,
+            p99_ms: None,
+        }),
+        old: old.map(|(requests, failures)| Tally {
+            requests,
+            failures,
+            p99_ms: None,
+        }),
+        gate: stack
+            .failing
+            .iter()
+            .map(|failure| GateFailure {
+                service: failure.service.clone(),
+                address: failure.upstream.clone(),
+                reason: failure.why.clone(),
+            })
+            .collect(),
+        reason: stack.held.clone(),
+    })
+}
+
+fn certificates(daemon: &Daemon) -> Vec<Certificate> {
+    let now = clock::wall();
+    let served = daemon.certificates.served().into_iter();
+    served
+        .map(|certificate| Certificate {
+            host: certificate.host,
+            issuer: Some(certificate.issuer),
+            expires: Some(clock::rfc3339(certificate.not_after)),
+            expires_in_s: seconds_until(certificate.not_after, now),
+            error: None,
+        })
+        .collect()
+}
+
+fn seconds_until(end: SystemTime, now: SystemTime) -> Option<i64> {
+    match end.duration_since(now) {
+        Ok(left) => i64::try_from(left.as_secs()).ok(),
+        Err(past) => i64::try_from(past.duration().as_secs()).ok().map(|s| -s),
+    }
+}
+
+/// What a reload changed, in words.
+pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
+    let mut changes = Vec::new();
+    for service in &new.services {
+        match old.services.iter().find(|s| s.name == service.name) {
+            None => changes.push(format!("service {} added", service.name)),
+            Some(before) if before != service => {
+                changes.push(format!("service {} changed", service.name));
+            }
+            Some(_) => {}
+        }
+    }
+    for service in &old.services {
+        if !new.services.iter().any(|s| s.name == service.name) {
+            changes.push(format!("service {} removed", service.name));
+        }
+    }
+    if old.sites.len() != new.sites.len() {
+        changes.push(format!(
+            "{} sites, before {}",
+            new.sites.len(),
+            old.sites.len()
+        ));
+    } else if old.sites != new.sites {
+        changes.push("sites changed".to_owned());
+    }
+    changes
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e5).round() / 1e2
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
