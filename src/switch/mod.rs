@@ -24,18 +24,18 @@
 //! What it does not do: probe upstreams, count requests, start or stop containers, answer
 //! requests. All of that is behind [`Driver`].
 
-//mod controller;
+mod controller;
 mod driver;
 mod gate;
 mod machine;
 mod outcome;
 mod record;
 mod recover;
-//mod request;
-//mod select;
+mod request;
+mod select;
 mod status;
-//mod store;
-//mod switchboard;
+mod store;
+mod switchboard;
 mod verdict;
 
 pub use driver::{DrainWindows, Driver, Publication, Traffic};
@@ -46,8 +46,8 @@ pub use machine::{
 pub use outcome::{Outcome, Refusal};
 pub use record::{Book, Cutover, Intent, Live, Move, ServiceRecord, StackRecord};
 pub use recover::{Recovered, recover};
-//pub use request::{By, SwitchRequest, VerbRequest};
+pub use request::{By, SwitchRequest, VerbRequest};
 pub use status::{DrainStatus, Phase, RunStatus, ServiceStatus, StackStatus};
-//pub use store::{LoadError, Save, SaveError, Store};
-//pub use switchboard::{Layout, Setup, Stamped, Stopped, Switchboard};
+pub use store::{LoadError, Save, SaveError, Store};
+pub use switchboard::{Layout, Setup, Stamped, Stopped, Switchboard};
 pub use verdict::{Cause, Judge, Observation, Plain, ServiceObservation, Verdict, plain};
