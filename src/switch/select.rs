@@ -51,9 +51,14 @@ fn shown(candidate: &Candidate) -> String {
 fn unknown(candidates: &[Candidate], name: &ServiceName) -> Refusal {
     let names = candidates.iter().flat_map(|c| &c.services);
     let nearest = names
-        .map(|other| (strsim::jaro_winkler(other.as_str(), name.as_str()), other))
-        .filter(|(likeness, _)| *likeness > 0.7)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+        .map(|other| {
+            (
+                strsim::damerau_levenshtein(other.as_str(), name.as_str()),
+                other,
+            )
+        })
+        .filter(|(edits, _)| *edits <= (name.as_str().len() / 3).max(1))
+        .min_by_key(|(edits, _)| *edits);
     Refusal::UnknownService {
         name: name.to_string(),
         nearest: nearest.map(|(_, other)| other.to_string()),

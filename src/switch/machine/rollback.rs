@@ -8,7 +8,7 @@ use super::{Machine, WRITE_PATIENCE};
 use crate::model::Generation;
 use crate::switch::gate::{GateFailure, SlotReport};
 use crate::switch::outcome::{Outcome, Refusal};
-use crate::switch::record::{Intent, Live, Move};
+use crate::switch::record::{Intent, Move};
 use crate::switch::verdict::Cause;
 
 /// How long a rollback waits for its intent to be written: bad traffic does not wait for disks.
@@ -102,8 +102,13 @@ impl Machine {
             if let Some(member) = self.members.get(&m.service) {
                 m.to = member.live;
             }
-            if !self.is_undrained(m) {
-                m.from.generation = command.generation;
+            // At once: a write under way must not begin the drain of what comes back.
+            let waiting = self.drains.iter().position(|drain| {
+                drain.is_waiting() && drain.service == m.service && drain.pool == m.from
+            });
+            match waiting {
+                Some(index) => drop(self.drains.remove(index)),
+                None => m.from.generation = command.generation,
             }
         }
         let undone = |run: Generation| moves.iter().any(|m| m.to.generation == run);
@@ -119,12 +124,6 @@ impl Machine {
             vec![command.generation],
             by_hand(command),
         )
-    }
-
-    fn is_undrained(&self, m: &Move) -> bool {
-        self.drains
-            .iter()
-            .any(|drain| drain.is_waiting() && drain.service == m.service && drain.pool == m.from)
     }
 
     /// Why the slots that `moves` came from cannot take traffic back; empty: they can.
@@ -204,12 +203,6 @@ impl Machine {
 
     /// Publishes the old pools again.
     pub(super) fn restore(&mut self, now: Instant, mut back: RollingBack) -> State {
-        let is_back = |service: &_, pool: Live| {
-            let mut moves = back.moves.iter();
-            moves.any(|m| &m.service == service && m.to == pool)
-        };
-        self.drains
-            .retain(|drain| !(drain.is_waiting() && is_back(&drain.service, drain.pool)));
         let pools = self.adopt(&back.moves);
         self.last = None;
         self.out.push(Effect::Restore { pools });
