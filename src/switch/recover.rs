@@ -1,0 +1,126 @@
+//! On start: which color of each service is live, from what the disk remembers.
+//!
+//! Pure. The last durable *done* wins: a cutover that was only intended did not happen, a
+//! rollback that was intended is finished. What the disk remembers wins over `live` in the
+//! configuration, unless that slot is gone.
+
+use std::collections::BTreeMap;
+
+use super::record::{Book, Intent, Live, ServiceRecord};
+use crate::config::Service;
+use crate::model::{Color, Generation, ServiceName};
+
+/// What the daemon begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The live pool of every configured service: the first table is built from these.
+    pub live: BTreeMap<ServiceName, Live>,
+    /// What to say at start, one line each.
+    pub warnings: Vec<String>,
+    pub(crate) book: Book,
+}
+
+/// Settles what a stop left behind. `None`: nothing was ever remembered.
+#[must_use]
+pub fn recover(book: Option<Book>, services: &[Service]) -> Recovered {
+    let mut book = book.unwrap_or_default();
+    let mut warnings = settle(&mut book);
+    let fresh = book.allot();
+    let mut live = BTreeMap::new();
+    for service in services {
+        let (pool, warning) = live_of(&book, service, fresh);
+        remember(&mut book, &service.name, pool);
+        live.insert(service.name.clone(), pool);
+        warnings.extend(warning);
+    }
+    Recovered {
+        live,
+        warnings,
+        book,
+    }
+}
+
+/// The live pool of a service, from what is remembered, else from its configuration. A slot
+/// that is gone gives way to the other one, as pool `fresh`, with a warning.
+pub(super) fn live_of(book: &Book, service: &Service, fresh: Generation) -> (Live, Option<String>) {
+    let filled = |color: Color| service.slots[color.index()].is_some();
+    let Some(record) = book.services.get(&service.name) else {
+        let color = service.first_live();
+        return (
+            Live {
+                color,
+                generation: fresh,
+            },
+            None,
+        );
+    };
+    let recorded = record.live;
+    let other = recorded.color.other();
+    if filled(recorded.color) || !filled(other) {
+        return (recorded, None);
+    }
+    let warning = format!(
+        "{}: {} was live but has no upstreams any more; {other} is live now",
+        service.name, recorded.color
+    );
+    let live = Live {
+        color: other,
+        generation: fresh,
+    };
+    (live, Some(warning))
+}
+
+pub(super) fn remember(book: &mut Book, service: &ServiceName, live: Live) {
+    match book.services.get_mut(service) {
+        Some(record) => record.live = live,
+        None => {
+            let record = ServiceRecord {
+                live,
+                releases: BTreeMap::new(),
+            };
+            book.services.insert(service.clone(), record);
+        }
+    }
+}
+
+/// Ends what was under way when the daemon stopped.
+fn settle(book: &mut Book) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let Book {
+        services, stacks, ..
+    } = book;
+    for (stack, record) in stacks {
+        match record.pending.take() {
+            Some(Intent::CutOver { moves }) => {
+                for m in &moves {
+                    if let Some(service) = services.get_mut(&m.service) {
+                        service.live = m.from;
+                    }
+                }
+                warnings.push(format!(
+                    "stack {stack}: a switch was interrupted before it happened; the old color is live"
+                ));
+            }
+            Some(Intent::RollBack { moves }) => {
+                for m in &moves {
+                    if let Some(service) = services.get_mut(&m.service) {
+                        service.live = m.to;
+                    }
+                }
+                record.last = None;
+                warnings.push(format!(
+                    "stack {stack}: a rollback was interrupted and is finished now"
+                ));
+            }
+            None => {}
+        }
+        if let Some(last) = record.last.as_mut().filter(|last| !last.kept) {
+            last.kept = true;
+            warnings.push(format!(
+                "stack {stack}: the watch of the last switch was cut short by a restart; it is \
+                 kept, and `rollback` still undoes it"
+            ));
+        }
+    }
+    warnings
+}
