@@ -168,6 +168,15 @@ impl Follower<'_> {
     ) -> Result<Outcome, ControlError> {
         while let Some(progress) = news.recv().await {
             match progress {
+                // A switch back to the old color during an observe is a rollback that worked.
+                switch::Progress::Finished(switch::Outcome::Undone { services, unsaved }) => {
+                    return Ok(Outcome {
+                        result: OutcomeKind::Kept,
+                        message: undone(&services, unsaved.as_deref()),
+                        live: None,
+                        services,
+                    });
+                }
                 switch::Progress::Finished(outcome) => return told(outcome),
                 switch::Progress::CutOver { moves } if !wait => {
                     let color = moves.first().map(|moved| moved.to.color);
@@ -256,7 +265,12 @@ impl Follower<'_> {
 /// How a command ended, in the control API's words.
 fn told(outcome: switch::Outcome) -> Result<Outcome, ControlError> {
     use switch::Outcome as Ended;
-    let message = outcome.to_string();
+    let message = match &outcome {
+        // The command line puts its own first word.
+        Ended::Undone { services, unsaved } => undone(services, unsaved.as_deref()),
+        Ended::RolledBack { by, reason, .. } => format!("by {by}: {reason}"),
+        other => other.to_string(),
+    };
     let (result, services, live) = match outcome {
         Ended::Kept {
             color, services, ..
@@ -275,6 +289,14 @@ fn told(outcome: switch::Outcome) -> Result<Outcome, ControlError> {
         services,
         live,
     })
+}
+
+fn undone(services: &[ServiceName], unsaved: Option<&str>) -> String {
+    let names: Vec<&str> = services.iter().map(ServiceName::as_str).collect();
+    let unsaved = unsaved.map_or_else(String::new, |reason| {
+        format!("; NOT YET ON DISK ({reason}): a restart would forget it")
+    });
+    format!("{} is back on its former color{unsaved}", names.join(", "))
 }
 
 fn refused(refusal: &Refusal) -> ControlError {

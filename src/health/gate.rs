@@ -167,7 +167,8 @@ mod tests {
             balance: Balance::LeastConn,
             eject,
         };
-        let slot = Slot::new("web".into(), Color::Green, settings, Arc::default());
+        let counters = crate::metrics::Metrics::new().color(&"web".into(), Color::Green);
+        let slot = Slot::new("web".into(), Color::Green, settings, counters);
         let pair = [
             upstream("10.0.0.1:80", "10.0.0.1:80"),
             upstream("10.0.0.2:80", "10.0.0.2:80"),
