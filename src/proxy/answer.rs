@@ -129,7 +129,7 @@ pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<(
         format!("cutover; error={}", refusal.error.as_str()),
     )?;
     if refusal.status == 503 {
-        head.insert_header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)?;
+        head.insert_header("Retry-After", RETRY_AFTER_SECONDS)?;
     }
     if matches!(refusal.status, 400 | 408 | 413 | 414 | 431) || !session.as_mut().is_body_done() {
         // What follows on this connection may be the rest of a body nobody reads.
@@ -149,7 +149,7 @@ pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<(
 /// Writes a permanent redirect that keeps method and body (RFC 9110 §15.4.9).
 pub(super) async fn redirect(session: &mut Session, location: &str) -> Result<()> {
     let mut head = ResponseHeader::build(308, Some(3))?;
-    head.insert_header(header::LOCATION, location)?;
+    head.insert_header("Location", location)?;
     head.insert_header(header::CONTENT_LENGTH, 0)?;
     if !session.as_mut().is_body_done() {
         session.set_keepalive(None);

@@ -386,8 +386,10 @@ impl ProxyHttp for Edge {
         session: &mut Session,
         mut error: Box<Error>,
         exchange: &mut Exchange,
-        _reused: bool,
+        reused: bool,
     ) -> Box<Error> {
+        // Undecided until somebody says whether the connection was a kept one.
+        error.retry.decide_reuse(reused);
         let from_upstream = *error.esource() == pingora::ErrorSource::Upstream;
         let answered = exchange.first_byte.is_some();
         if from_upstream {
