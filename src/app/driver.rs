@@ -76,11 +76,14 @@ fn report(finding: Finding) -> Option<UpstreamReport> {
         (Availability::Down, Some(_)) => UpstreamState::Down,
         (Availability::Down, None) => return None,
     };
-    let reason = obstacle.map(|text| {
-        let bare = text
-            .strip_prefix("down: ")
-            .or_else(|| text.strip_prefix("not healthy yet: "));
-        bare.unwrap_or(&text).to_owned()
+    // The machine puts the state before the reason, so the reason alone is wanted here.
+    let reason = obstacle.and_then(|text| match text.as_str() {
+        "not healthy yet" => None,
+        text => {
+            let bare = text.strip_prefix("down: ");
+            let bare = bare.or_else(|| text.strip_prefix("not healthy yet: "));
+            Some(bare.unwrap_or(text).to_owned())
+        }
     });
     Some(UpstreamReport {
         address: upstream.to_string(),

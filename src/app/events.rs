@@ -1,96 +1,59 @@
-//! What happens to switches, told to the log, the metrics and the slots.
+//! What happens to switches, told to the metrics and the slots. The switchboard logs it itself.
 
 use std::sync::Arc;
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tracing::{error, info, warn};
+use tracing::warn;
 
 use super::daemon::Daemon;
 use crate::metrics::{RollbackReason, SwitchOutcome};
 use crate::model::Color;
-use crate::switch::{Cause, Event, Outcome, Stamped};
+use crate::switch::{Cause, Event, Outcome, Stamped, Switchboard};
 
 /// Follows the switchboard for ever.
-pub(super) async fn follow(daemon: Arc<Daemon>, mut events: Receiver<Stamped>) {
+pub(super) async fn follow(
+    daemon: Arc<Daemon>,
+    switchboard: Switchboard,
+    mut events: Receiver<Stamped>,
+) {
     loop {
+        name_releases(&daemon, &switchboard);
         match events.recv().await {
-            Ok(stamped) => tell(&daemon, &stamped),
+            Ok(stamped) => count(&daemon, &stamped.event),
             Err(RecvError::Lagged(missed)) => warn!(missed, "switch events were missed"),
             Err(RecvError::Closed) => return,
         }
-        name_releases(&daemon);
     }
 }
 
-fn tell(daemon: &Daemon, Stamped { stack, event, .. }: &Stamped) {
+fn count(daemon: &Daemon, event: &Event) {
     match event {
-        Event::SwitchAccepted { actor, target, .. } => {
-            info!(%stack, %target, %actor, "switch accepted, waiting at the gate");
-        }
-        Event::CutOver {
-            actor,
-            moves,
-            forced,
-        } => {
+        Event::RolledBack { cause, moves, .. } => {
             for moved in moves {
-                info!(
-                    %stack, service = %moved.service, from = %moved.from.color,
-                    to = %moved.to.color, %actor, forced, "cut over"
-                );
-            }
-        }
-        Event::Held { reason, .. } => {
-            error!(%stack, %reason, "switch is held, an operator must decide")
-        }
-        Event::RolledBack {
-            by,
-            cause,
-            reason,
-            moves,
-        } => {
-            for moved in moves {
-                daemon
-                    .metrics
-                    .rolled_back(&moved.service, rollback_reason(*cause));
-                warn!(
-                    %stack, service = %moved.service, from = %moved.from.color,
-                    to = %moved.to.color, %by, %reason, "rolled back"
-                );
+                let reason = rollback_reason(*cause);
+                daemon.metrics.rolled_back(&moved.service, reason);
             }
         }
         Event::Ended { services, outcome } => {
-            if let Some(kind) = switch_outcome(outcome) {
+            if let Some(outcome) = switch_outcome(outcome) {
                 for service in services {
-                    daemon.metrics.switch_finished(service, kind);
+                    daemon.metrics.switch_finished(service, outcome);
                 }
             }
-            info!(%stack, outcome = outcome.code(), "switch ended: {outcome}");
         }
-        Event::DrainBegan { service, pool } => {
-            info!(%service, color = %pool.color, generation = %pool.generation, "drain began");
-        }
-        Event::Drained {
-            service,
-            pool,
-            closed,
-        } => {
-            let [requests, websockets, streams] = closed;
-            info!(
-                %service, color = %pool.color, generation = %pool.generation,
-                requests, websockets, streams, "drained; the numbers were closed at its end"
-            );
-        }
-        Event::NotDurable { reason } => error!(%stack, %reason, "the live colors are not on disk"),
-        Event::Durable => info!(%stack, "the live colors are on disk again"),
+        Event::SwitchAccepted { .. }
+        | Event::CutOver { .. }
+        | Event::Held { .. }
+        | Event::DrainBegan { .. }
+        | Event::Drained { .. }
+        | Event::NotDurable { .. }
+        | Event::Durable => {}
     }
 }
 
 /// Lets `status` and metrics name what a switch said runs in a slot.
-fn name_releases(daemon: &Daemon) {
-    let Some(switchboard) = daemon.switchboard.get() else {
-        return;
-    };
+fn name_releases(daemon: &Daemon, switchboard: &Switchboard) {
     for stack in switchboard.status().iter() {
         for service in &stack.services {
             for color in Color::ALL {

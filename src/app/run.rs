@@ -164,7 +164,11 @@ async fn serve(
         judge: Box::new(Plain),
         save: Arc::new(store),
     });
-    tokio::spawn(events::follow(Arc::clone(&daemon), switchboard.subscribe()));
+    tokio::spawn(events::follow(
+        Arc::clone(&daemon),
+        switchboard.clone(),
+        switchboard.subscribe(),
+    ));
     let _ = daemon.switchboard.set(switchboard.clone());
     spawn_upkeep(&daemon);
 
