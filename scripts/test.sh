@@ -24,11 +24,10 @@ fi
 cargo deny --log-level error check
 
 step "tests"
-# The programs are built once, with optimisation: the load tests measure the real thing.
-cargo build --locked --release --bins --examples
-export CUTOVER_BIN="$PWD/target/release/cutover"
-export PROXYCTL_BIN="$PWD/target/release/proxyctl"
-export ORIGIN_BIN="$PWD/target/release/examples/origin"
+# The load tests run optimised programs.
+cargo build --locked --profile fast --bins
+export CUTOVER_BIN="$PWD/target/fast/cutover"
+export PROXYCTL_BIN="$PWD/target/fast/proxyctl"
 if command -v cargo-nextest >/dev/null; then
     INSTA_UPDATE=no cargo nextest run --locked --no-fail-fast
 else

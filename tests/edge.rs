@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use support::{Edge, Origins, curl, finish, free_port, now, require, wait_until};
+use support::{Edge, Origins, curl, cutover, finish, free_port, now, require, wait_until};
 
 /// Sends bytes and reads until the other end closes or nothing came for a while.
 fn raw(addr: SocketAddr, bytes: &[u8]) -> String {
@@ -498,7 +498,7 @@ fn a_second_daemon_says_what_is_in_its_way() {
     let origins = Origins::start();
     let edge = Edge::start(&origins.config("observe = \"0s\""));
     let second = finish(
-        std::process::Command::new(env!("CARGO_BIN_EXE_cutover"))
+        std::process::Command::new(cutover())
             .args(["run", "--config"])
             .arg(edge.config()),
     );

@@ -23,6 +23,11 @@ fn program(variable: &str, built: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(|| PathBuf::from(built), PathBuf::from)
 }
 
+/// The daemon's program.
+pub fn cutover() -> PathBuf {
+    program("CUTOVER_BIN", env!("CARGO_BIN_EXE_cutover"))
+}
+
 /// The wall clock; these tests run real programs.
 #[allow(clippy::disallowed_methods, reason = "real time of real programs")]
 pub fn now() -> Instant {
@@ -108,7 +113,7 @@ impl Edge {
     /// Starts the program and waits until it is ready.
     pub fn spawn(&mut self) {
         let log = fs::File::create(self.folder.path().join("daemon.log")).expect("a log file");
-        let child = Command::new(program("CUTOVER_BIN", env!("CARGO_BIN_EXE_cutover")))
+        let child = Command::new(cutover())
             .args(["run", "--config"])
             .arg(self.config())
             .stdin(Stdio::null())
