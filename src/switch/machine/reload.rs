@@ -79,6 +79,8 @@ impl Machine {
 
     fn keep_watching(&mut self, now: Instant, mut watch: Watch) -> Result<Watch, State> {
         let dropped = self.keep_moves(&mut watch.run.moves, |m| m.to);
+        let seen = &mut watch.observation.services;
+        seen.retain(|seen| dropped.iter().all(|m| m.service != seen.service));
         let ticket = self.persist(None);
         for m in dropped {
             let live_again = self
