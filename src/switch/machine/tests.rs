@@ -106,7 +106,7 @@ fn a_switch_is_gated_cut_over_observed_kept_and_drained() {
 fn too_few_requests_extend_the_observe_up_to_its_longest() {
     let mut world = world();
     let command = world.order(to(Green));
-    world.seconds(4 * OBSERVE - 1);
+    world.seconds(4 * OBSERVE + 9);
     assert_eq!(world.phase(), Phase::Observing);
     world.seconds(2);
     assert_eq!(world.code(command), Some(0));
@@ -357,10 +357,10 @@ fn a_rollback_onto_a_dead_slot_is_refused() {
 fn a_verdict_rolls_back_and_says_why() {
     let mut world = world();
     let command = world.order(to(Green));
-    world.verdict = Verdict::RollBack {
+    world.verdict = Some(Verdict::RollBack {
         cause: Cause::ErrorRate,
         reason: "9 % errors".to_owned(),
-    };
+    });
     world.seconds(1);
     assert_eq!(world.live(), [(Blue, 1); 3]);
     assert_eq!(world.said(command), "rolled back by cutover: 9 % errors");
@@ -372,14 +372,14 @@ fn a_verdict_against_both_slots_holds_and_fails_at_observe_max() {
     let mut world = world();
     let command = world.order(to(Green));
     world.all(Blue, Slot::Down);
-    world.verdict = Verdict::RollBack {
+    world.verdict = Some(Verdict::RollBack {
         cause: Cause::ErrorRate,
         reason: "9 % errors".to_owned(),
-    };
+    });
     world.seconds(1);
     assert_eq!(world.phase(), Phase::Held);
     assert_eq!(world.live(), [(Green, 2); 3]);
-    world.seconds(4 * OBSERVE);
+    world.seconds(4 * OBSERVE + 10);
     assert_eq!(world.code(command), Some(1));
     assert_eq!(world.phase(), Phase::Held, "both slots stay up");
     let promote = world.order(Order::Promote);
@@ -391,14 +391,27 @@ fn a_verdict_against_both_slots_holds_and_fails_at_observe_max() {
 fn a_suspicion_that_passes_goes_on_observing() {
     let mut world = world();
     world.order(to(Green));
-    world.verdict = Verdict::Hold {
+    world.verdict = Some(Verdict::Hold {
         reason: "shared cause".to_owned(),
-    };
+    });
     world.seconds(1);
     assert_eq!(world.machine.status().held.as_deref(), Some("shared cause"));
-    world.verdict = Verdict::Undecided;
+    world.verdict = Some(Verdict::Undecided);
     world.seconds(1);
     assert_eq!(world.phase(), Phase::Observing);
+}
+
+#[test]
+fn a_judge_that_never_decides_is_bounded_by_observe_max() {
+    let mut world = world();
+    world.verdict = Some(Verdict::Undecided);
+    world.requests += 1_000;
+    let command = world.order(to(Green));
+    world.requests += 1_000;
+    world.seconds(4 * OBSERVE + 9);
+    assert_eq!(world.phase(), Phase::Observing);
+    world.seconds(2);
+    assert_eq!(world.code(command), Some(0));
 }
 
 #[test]

@@ -43,8 +43,8 @@ pub(super) struct World {
     pub(super) slots: BTreeMap<(ServiceName, Color), Slot>,
     pub(super) in_flight: [u64; 3],
     pub(super) requests: u64,
-    /// What the judge says; undecided: what the plain one says.
-    pub(super) verdict: Verdict,
+    /// What the judge says; `None`: what the plain one says.
+    pub(super) verdict: Option<Verdict>,
     pub(super) next: u64,
     pub(super) forced: BTreeSet<Generation>,
     pub(super) admitted: BTreeSet<Generation>,
@@ -68,7 +68,7 @@ fn rules(observe: u64) -> Rules {
         windows: DrainWindows([5, 20, 10].map(Duration::from_secs)),
         observe: Duration::from_secs(observe),
         observe_requests: 100,
-        observe_max: Duration::from_secs(observe * 4),
+        observe_max: Duration::from_secs(observe * 4 + 10),
     }
 }
 
@@ -106,7 +106,7 @@ impl World {
             slots: names.iter().flat_map(slot).collect(),
             in_flight: [0; 3],
             requests: 0,
-            verdict: Verdict::Undecided,
+            verdict: None,
             next: 2,
             forced: BTreeSet::new(),
             admitted: BTreeSet::new(),
@@ -200,10 +200,8 @@ impl World {
                 });
             }
             Effect::Judge(observation) => {
-                let verdict = match &self.verdict {
-                    Verdict::Undecided => plain(&observation),
-                    verdict => verdict.clone(),
-                };
+                let said = self.verdict.clone();
+                let verdict = said.unwrap_or_else(|| plain(&observation));
                 let generation = observation.generation;
                 return Some(Input::Judged {
                     generation,
@@ -412,7 +410,9 @@ impl World {
                 generation,
                 slots: Vec::new(),
             },
-            1 => Input::Persisted { ticket: saved },
+            1 => Input::Persisted {
+                ticket: saved.min(Ticket(1)),
+            },
             2 => Input::PersistFailed {
                 ticket: saved,
                 reason: "late".to_owned(),
@@ -427,11 +427,11 @@ impl World {
                 in_flight: [0; 3],
             },
         };
-        let before = self.machine.status();
+        let before = format!("{:?}", self.machine);
         let effects = self.machine.handle(self.now, input);
         assert_eq!(effects, [], "a stale input had effects");
         assert_eq!(
-            self.machine.status(),
+            format!("{:?}", self.machine),
             before,
             "a stale input changed something"
         );
@@ -440,7 +440,7 @@ impl World {
     /// With everything working again, everything comes to an end.
     pub(super) fn ends(&mut self) {
         self.disk = Disk::Works;
-        self.verdict = Verdict::Undecided;
+        self.verdict = None;
         self.writes();
         self.pass(Duration::from_secs(3600));
         assert!(self.machine.is_at_rest(), "never ends: {:?}", self.machine);
