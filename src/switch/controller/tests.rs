@@ -448,8 +448,10 @@ async fn a_full_disk_refuses_a_switch_but_not_a_rollback() {
     assert_eq!(outcome.exit_code(), 3);
     assert_eq!(rig.live("web"), Blue);
     rig.disk.full.store(false, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    rig.board.flush().await;
+    let mut status = rig.board.watch();
+    let saved = status.wait_for(|all| all[0].unsaved.is_none());
+    let saved = tokio::time::timeout(Duration::from_secs(5), saved).await;
+    assert!(saved.is_ok(), "never written again");
     assert_eq!(rig.saved("web"), Blue);
 }
 
