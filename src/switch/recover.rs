@@ -124,3 +124,71 @@ fn settle(book: &mut Book) -> Vec<String> {
     }
     warnings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::switch::record::{Cutover, Move, StackRecord};
+
+    fn live(color: Color, generation: u64) -> Live {
+        Live {
+            color,
+            generation: Generation(generation),
+        }
+    }
+
+    fn there() -> Vec<Move> {
+        vec![Move {
+            service: "web".into(),
+            from: live(Color::Blue, 1),
+            to: live(Color::Green, 2),
+        }]
+    }
+
+    fn back() -> Vec<Move> {
+        let reversed = |m: Move| Move {
+            service: m.service,
+            from: m.to,
+            to: m.from,
+        };
+        there().into_iter().map(reversed).collect()
+    }
+
+    fn settled(now: Live, pending: Option<Intent>, kept: Option<bool>) -> (Live, StackRecord) {
+        let mut book = Book::default();
+        remember(&mut book, &"web".into(), now);
+        let last = kept.map(|kept| Cutover {
+            moves: there(),
+            actor: "ci".to_owned(),
+            kept,
+        });
+        let record = StackRecord { last, pending };
+        book.stacks.insert("default".into(), record);
+        let recovered = recover(Some(book), &[]);
+        let book = recovered.book;
+        (book.services["web"].live, book.stacks["default"].clone())
+    }
+
+    #[test]
+    fn an_intended_cutover_did_not_happen() {
+        let pending = Some(Intent::CutOver { moves: there() });
+        let (now, record) = settled(live(Color::Blue, 1), pending, None);
+        assert_eq!(now.color, Color::Blue);
+        assert_eq!(record, StackRecord::default());
+    }
+
+    #[test]
+    fn an_intended_rollback_is_finished() {
+        let pending = Some(Intent::RollBack { moves: back() });
+        let (now, record) = settled(live(Color::Green, 2), pending, Some(false));
+        assert_eq!(now.color, Color::Blue);
+        assert_eq!(record, StackRecord::default());
+    }
+
+    #[test]
+    fn a_watched_cutover_is_kept_and_can_be_undone() {
+        let (now, record) = settled(live(Color::Green, 2), None, Some(false));
+        assert_eq!(now.color, Color::Green);
+        assert!(record.last.is_some_and(|last| last.kept));
+    }
+}

@@ -175,8 +175,10 @@ mod tests {
             from: live(Color::Blue, 1),
             to: live(Color::Green, 2),
         }];
-        let mut book = Book::default();
-        book.generation = Generation(2);
+        let mut book = Book {
+            generation: Generation(2),
+            ..Book::default()
+        };
         book.services.insert(
             "web".into(),
             ServiceRecord {

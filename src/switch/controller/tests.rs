@@ -1,1 +1,574 @@
+//! The shell on virtual time, with a driver that remembers what it was told.
 
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::config::{
+    AfterAction, Balance, Eject, Health, Probe, Rollback, RollbackAfter, RollbackBaseline,
+    RollbackErrors, RollbackFast, RollbackGate, RollbackLatency, RollbackMode, Slot, Switch,
+};
+use crate::model::Color::{Blue, Green};
+use crate::model::Kind;
+use crate::switch::driver::{DrainWindows, Publication, Traffic};
+use crate::switch::gate::{GateReport, UpstreamReport, UpstreamState};
+use crate::switch::recover::recover;
+use crate::switch::request::{SwitchRequest, VerbRequest};
+use crate::switch::store::{SaveError, Store};
+use crate::switch::switchboard::Switchboard;
+use crate::switch::verdict::Plain;
+
+#[derive(Default)]
+struct Fake {
+    log: Mutex<Vec<String>>,
+    down: Mutex<Vec<(ServiceName, Color)>>,
+    busy: AtomicBool,
+}
+
+impl Fake {
+    fn say(&self, line: String) {
+        self.log.lock().unwrap().push(line);
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    fn set_down(&self, service: &str, color: Color, down: bool) {
+        let slot = (ServiceName::from(service), color);
+        let mut all = self.down.lock().unwrap();
+        all.retain(|other| *other != slot);
+        if down {
+            all.push(slot);
+        }
+    }
+}
+
+impl Driver for Fake {
+    fn gate(&self, service: &ServiceName, color: Color) -> GateReport {
+        let slot = (service.clone(), color);
+        let down = self.down.lock().unwrap().contains(&slot);
+        GateReport {
+            upstreams: vec![UpstreamReport {
+                address: format!("{service}-{color}:3000"),
+                state: if down {
+                    UpstreamState::Down
+                } else {
+                    UpstreamState::Healthy
+                },
+                reason: down.then(|| "connection refused".to_owned()),
+                latency: None,
+            }],
+        }
+    }
+
+    fn publish(&self, pools: &[Publication]) {
+        let shown: Vec<_> = pools
+            .iter()
+            .map(|pool| format!("{}={}", pool.service, pool.color))
+            .collect();
+        self.say(format!("publish {}", shown.join(" ")));
+    }
+
+    fn begin_drain(&self, service: &ServiceName, _: Generation, _: DrainWindows) {
+        self.say(format!("drain {service}"));
+    }
+
+    fn in_flight(&self, _: &ServiceName, _: Generation) -> [u64; 3] {
+        [u64::from(self.busy.load(Ordering::Relaxed)), 0, 0]
+    }
+
+    fn close(&self, service: &ServiceName, _: Generation, kind: Kind) {
+        self.say(format!("close {service} {}", kind.as_str()));
+    }
+
+    fn retire(&self, service: &ServiceName, _: Generation) {
+        self.say(format!("retire {service}"));
+    }
+
+    fn traffic(&self, _: &ServiceName, _: Color) -> Traffic {
+        Traffic::default()
+    }
+}
+
+/// A store that can be told to fail.
+struct Disk {
+    store: Store,
+    full: AtomicBool,
+}
+
+impl Save for Disk {
+    fn save(&self, book: &Book) -> Result<(), SaveError> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(SaveError {
+                path: self.store.path().to_owned(),
+                source: io::Error::from(io::ErrorKind::StorageFull),
+            });
+        }
+        self.store.save(book)
+    }
+}
+
+fn service(name: &str, stack: &str) -> Service {
+    let slot = |color: Color| {
+        Some(Slot {
+            upstreams: vec![format!("{name}-{color}:3000").parse().unwrap()],
+            release: None,
+        })
+    };
+    Service {
+        name: name.into(),
+        stack: stack.into(),
+        live: None,
+        slots: Color::ALL.map(slot),
+        docker: None,
+        balance: Balance::LeastConn,
+        health: Health {
+            probe: Probe::Tcp,
+            interval: Duration::from_secs(3),
+            timeout: Duration::from_secs(2),
+            rise: 2,
+            fall: 3,
+            max_latency: None,
+        },
+        eject: Eject {
+            connect_failures: 3,
+            server_errors: 10,
+            base: Duration::from_secs(5),
+            max: Duration::from_secs(60),
+        },
+        switch: Switch {
+            ready_timeout: Duration::from_secs(300),
+            drain: Duration::from_secs(30),
+            websocket_drain: Duration::from_secs(30),
+            sse_drain: Duration::from_secs(30),
+            observe: Duration::from_secs(300),
+            observe_requests: 5_000,
+            observe_max: Duration::from_secs(1_800),
+        },
+        rollback: rollback(),
+    }
+}
+
+fn rollback() -> Rollback {
+    Rollback {
+        mode: RollbackMode::Enforce,
+        rescue: true,
+        r#unsafe: false,
+        alpha: 1e-4,
+        baseline: RollbackBaseline {
+            min_window: Duration::from_secs(600),
+            min_requests: 100_000,
+            max_window: Duration::from_secs(86_400),
+            no_baseline_limit: 0.1,
+        },
+        errors: RollbackErrors {
+            ratio: 1.5,
+            floor: 0.005,
+            min_errors: 5,
+            min_bad_seconds: 5,
+            restart_every: Duration::from_secs(15),
+            alternatives: 8,
+        },
+        fast: RollbackFast {
+            q: 0.9,
+            min_span: Duration::from_secs(1),
+        },
+        latency: RollbackLatency {
+            factor: 1.5,
+            quantiles: vec![0.9, 0.99],
+            ratio: 1.5,
+            floor: vec![0.02, 0.005],
+            warmup: Duration::from_secs(30),
+        },
+        gate: RollbackGate {
+            methods: Vec::new(),
+            clear: 3.0,
+            block: 4.0,
+            wait: [Duration::from_secs(10), Duration::from_secs(30)],
+        },
+        after: RollbackAfter {
+            on_shared: AfterAction::Hold,
+            on_ambiguous: AfterAction::Rollback,
+            on_old_dead: AfterAction::Hold,
+            on_no_traffic: AfterAction::Commit,
+            quarantine: true,
+            cooldown: Duration::from_secs(600),
+        },
+    }
+}
+
+struct Rig {
+    board: Switchboard,
+    driver: Arc<Fake>,
+    disk: Arc<Disk>,
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// Time that tokio can pause.
+fn virtual_now() -> Instant {
+    #[allow(clippy::disallowed_methods, reason = "the clock of the paused runtime")]
+    tokio::time::Instant::now().into_std()
+}
+
+impl Rig {
+    fn new(services: Vec<Service>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rig = Self::on(folder.path(), services);
+        rig._folder = Some(folder);
+        rig
+    }
+
+    fn on(folder: &std::path::Path, services: Vec<Service>) -> Self {
+        let store = Store::new(folder);
+        let recovered = recover(store.load().unwrap(), &services);
+        let driver = Arc::new(Fake::default());
+        let disk = Arc::new(Disk {
+            store,
+            full: AtomicBool::new(false),
+        });
+        let setup = Setup {
+            services,
+            recovered,
+            driver: Arc::clone(&driver) as Arc<dyn Driver>,
+            judge: Box::new(Plain),
+            save: Arc::clone(&disk) as Arc<dyn Save>,
+        };
+        Self {
+            board: Switchboard::start_with_clock(setup, virtual_now),
+            driver,
+            disk,
+            _folder: None,
+        }
+    }
+
+    async fn switch(&self, request: SwitchRequest) -> Outcome {
+        let mut news = self.board.switch(request);
+        last(&mut news).await
+    }
+
+    fn live(&self, service: &str) -> Color {
+        let status = self.board.status();
+        let mut services = status.iter().flat_map(|stack| &stack.services);
+        let found = services.find(|other| other.service.as_str() == service);
+        found.unwrap().live.color
+    }
+
+    fn saved(&self, service: &str) -> Color {
+        let book = self.disk.store.load().unwrap().unwrap();
+        book.services[service].live.color
+    }
+
+    async fn until(&self, phase: Phase) {
+        let mut status = self.board.watch();
+        let reached = status.wait_for(|all| all.iter().any(|stack| stack.phase == phase));
+        let reached = tokio::time::timeout(Duration::from_secs(7_200), reached).await;
+        assert!(reached.is_ok(), "never {}", phase.as_str());
+    }
+}
+
+async fn last(news: &mut UnboundedReceiver<Progress>) -> Outcome {
+    let mut outcome = None;
+    while let Some(progress) = news.recv().await {
+        assert_eq!(outcome, None, "something came after the end");
+        if let Progress::Finished(end) = progress {
+            outcome = Some(end);
+        }
+    }
+    outcome.expect("the last item is the outcome")
+}
+
+fn to(color: Color) -> SwitchRequest {
+    SwitchRequest {
+        color,
+        services: Vec::new(),
+        force: false,
+        release: None,
+        canary_percent: None,
+        by: by("ci"),
+    }
+}
+
+fn by(actor: &str) -> By {
+    By {
+        actor: actor.to_owned(),
+        ..By::default()
+    }
+}
+
+fn verb() -> VerbRequest {
+    VerbRequest {
+        services: Vec::new(),
+        by: by("ops"),
+    }
+}
+
+fn pair() -> Vec<Service> {
+    vec![service("api", "default"), service("web", "default")]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stack_moves_in_one_store_and_drains_after_the_watch() {
+    let rig = Rig::new(pair());
+    let started = virtual_now();
+    let outcome = rig.switch(to(Green)).await;
+    assert_eq!(outcome.to_string(), "green is live: api, web");
+    assert!(
+        started.elapsed_virtually() >= Duration::from_secs(1_800),
+        "observe_max"
+    );
+    assert_eq!(
+        rig.driver.log(),
+        [
+            "publish api=green web=green",
+            "drain api",
+            "drain web",
+            "retire api",
+            "retire web"
+        ]
+    );
+    assert_eq!(rig.saved("web"), Green);
+}
+
+trait ElapsedVirtually {
+    fn elapsed_virtually(&self) -> Duration;
+}
+
+impl ElapsedVirtually for Instant {
+    fn elapsed_virtually(&self) -> Duration {
+        virtual_now().saturating_duration_since(*self)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_detaches_and_the_switch_goes_on() {
+    let rig = Rig::new(pair());
+    drop(rig.board.switch(to(Green)));
+    rig.until(Phase::Observing).await;
+    rig.until(Phase::Idle).await;
+    assert_eq!(rig.live("web"), Green);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_gate_says_what_it_waits_for() {
+    let rig = Rig::new(pair());
+    rig.driver.set_down("web", Green, true);
+    let mut news = rig.board.switch(to(Green));
+    let Some(Progress::Accepted { services, .. }) = news.recv().await else {
+        panic!("accepted first");
+    };
+    assert_eq!(services, ["api".into(), "web".into()]);
+    let Some(Progress::Waiting { failing }) = news.recv().await else {
+        panic!("then waiting");
+    };
+    assert_eq!(
+        failing[0].to_string(),
+        "web green web-green:3000: down: connection refused"
+    );
+    rig.until(Phase::Probing).await;
+    rig.driver.set_down("web", Green, false);
+    rig.until(Phase::Observing).await;
+    assert_eq!(rig.live("web"), Green);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rollback_promote_and_abort_reach_the_running_switch() {
+    let rig = Rig::new(pair());
+    let mut news = rig.board.switch(to(Green));
+    rig.until(Phase::Observing).await;
+    assert_eq!(rig.board.abort(verb()).await.exit_code(), 0);
+    assert_eq!(last(&mut news).await.exit_code(), 4);
+    assert_eq!(rig.saved("web"), Blue);
+
+    let mut news = rig.board.switch(to(Green));
+    rig.until(Phase::Observing).await;
+    assert_eq!(rig.board.promote(verb()).await.exit_code(), 0);
+    assert_eq!(last(&mut news).await.exit_code(), 0);
+    assert_eq!(rig.saved("web"), Green);
+
+    assert_eq!(rig.board.rollback(verb()).await.exit_code(), 0);
+    assert_eq!(rig.saved("web"), Blue);
+    assert_eq!(rig.board.rollback(verb()).await.exit_code(), 3);
+    assert_eq!(rig.board.promote(verb()).await.exit_code(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_id_has_the_same_result_and_moves_traffic_once() {
+    let rig = Rig::new(pair());
+    let mut request = to(Green);
+    request.by.id = Some("deploy-1".to_owned());
+    let mut first = rig.board.switch(request.clone());
+    rig.until(Phase::Observing).await;
+    let mut second = rig.board.switch(request.clone());
+    let outcome = last(&mut first).await;
+    assert_eq!(last(&mut second).await, outcome);
+    assert_eq!(rig.switch(request).await, outcome);
+    let publications = rig.driver.log().join(" ").matches("publish").count();
+    assert_eq!(publications, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_canary_is_refused_with_the_reason() {
+    let rig = Rig::new(pair());
+    let mut request = to(Green);
+    request.canary_percent = Some(5.0);
+    let outcome = rig.switch(request).await;
+    assert_eq!(outcome.exit_code(), 3);
+    assert!(outcome.to_string().contains("canary"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stacks_switch_apart_and_are_never_guessed() {
+    let rig = Rig::new(vec![service("web", "default"), service("cart", "shop")]);
+    let outcome = rig.switch(to(Green)).await;
+    assert!(outcome.to_string().contains("--service"), "{outcome}");
+    let mut request = to(Green);
+    request.services = vec!["cart".into()];
+    let _news = rig.board.switch(request);
+    rig.until(Phase::Observing).await;
+    assert_eq!((rig.live("cart"), rig.live("web")), (Green, Blue));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_refuses_a_switch_but_not_a_rollback() {
+    let rig = Rig::new(pair());
+    let mut news = rig.board.switch(to(Green));
+    rig.until(Phase::Observing).await;
+    rig.board.flush().await;
+    rig.disk.full.store(true, Ordering::Relaxed);
+    let outcome = rig.board.rollback(verb()).await;
+    assert_eq!(outcome.exit_code(), 0);
+    assert!(outcome.to_string().contains("NOT YET ON DISK"), "{outcome}");
+    assert_eq!(last(&mut news).await.exit_code(), 4);
+    assert_eq!(rig.live("web"), Blue);
+    assert_eq!(rig.saved("web"), Green);
+    let outcome = rig.switch(to(Green)).await;
+    assert_eq!(outcome.exit_code(), 3);
+    assert_eq!(rig.live("web"), Blue);
+    rig.disk.full.store(false, Ordering::Relaxed);
+    let mut status = rig.board.watch();
+    let saved = status.wait_for(|all| all[0].unsaved.is_none());
+    let saved = tokio::time::timeout(Duration::from_secs(5), saved).await;
+    assert!(saved.is_ok(), "never written again");
+    assert_eq!(rig.saved("web"), Blue);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_keeps_the_live_color_and_still_knows_the_way_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::on(folder.path(), pair());
+    let _news = rig.board.switch(to(Green));
+    rig.until(Phase::Observing).await;
+    rig.board.flush().await;
+    drop(rig);
+
+    let mut services = pair();
+    services[0].live = Some(Blue);
+    let rig = Rig::on(folder.path(), services);
+    assert_eq!((rig.live("api"), rig.live("web")), (Green, Green));
+    assert_eq!(rig.board.rollback(verb()).await.exit_code(), 0);
+    assert_eq!(rig.driver.log()[0], "publish api=blue web=blue");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_never_resets_a_live_color_and_keeps_the_pools_of_an_observe() {
+    let rig = Rig::new(pair());
+    let _news = rig.board.switch(to(Green));
+    rig.until(Phase::Observing).await;
+    let mut services = pair();
+    services.push(service("new", "default"));
+    services[1].live = Some(Blue);
+    let (seen, layout) = oneshot::channel();
+    let install = move |layout: &Layout| seen.send(layout.clone()).unwrap();
+    let warnings = rig.board.reconfigure(services, install).await.unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    let layout = layout.await.unwrap();
+    let live = |name: &str| layout.live[name].color;
+    assert_eq!(
+        (live("api"), live("web"), live("new")),
+        (Green, Green, Blue)
+    );
+    assert_eq!(layout.standby.len(), 2);
+    assert!(layout.standby.iter().all(|(_, pool)| pool.color == Blue));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_comes_back_is_live_where_it_was() {
+    let rig = Rig::new(pair());
+    drop(rig.board.switch(to(Green)));
+    rig.until(Phase::Observing).await;
+    rig.until(Phase::Idle).await;
+    let without = vec![service("api", "default")];
+    rig.board.reconfigure(without, |_| {}).await.unwrap();
+    rig.board.reconfigure(pair(), |_| {}).await.unwrap();
+    tokio::task::yield_now().await;
+    assert_eq!(rig.live("web"), Green);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_slot_that_a_reload_removes_gives_way_with_a_warning() {
+    let rig = Rig::new(pair());
+    let mut services = pair();
+    services[1].slots[Blue.index()] = None;
+    let warnings = rig.board.reconfigure(services, |_| {}).await.unwrap();
+    assert_eq!(
+        warnings,
+        ["web: blue was live but has no upstreams any more; green is live now"]
+    );
+    tokio::task::yield_now().await;
+    assert_eq!((rig.live("api"), rig.live("web")), (Blue, Green));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_changes_its_stack_keeps_its_color() {
+    let rig = Rig::new(pair());
+    let mut news = rig.board.switch(to(Green));
+    rig.until(Phase::Observing).await;
+    let services = vec![service("api", "default"), service("web", "other")];
+    rig.board.reconfigure(services, |_| {}).await.unwrap();
+    assert_eq!(last(&mut news).await.exit_code(), 0);
+    assert_eq!((rig.live("api"), rig.live("web")), (Green, Green));
+    assert!(rig.driver.log().contains(&"drain web".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscribers_hear_of_a_switch_in_order() {
+    let rig = Rig::new(vec![service("web", "default")]);
+    let mut events = rig.board.subscribe();
+    let outcome = rig.switch(to(Green)).await;
+    let mut heard = Vec::new();
+    while let Ok(stamped) = events.try_recv() {
+        heard.push(match stamped.event {
+            Event::SwitchAccepted { .. } => "accepted",
+            Event::CutOver { .. } => "cut over",
+            Event::DrainBegan { .. } => "drain began",
+            Event::Drained { .. } => "drained",
+            Event::Ended { outcome: end, .. } => {
+                assert_eq!(end, outcome);
+                "ended"
+            }
+            Event::Held { .. }
+            | Event::RolledBack { .. }
+            | Event::NotDurable { .. }
+            | Event::Durable => "something else",
+        });
+    }
+    assert_eq!(
+        heard,
+        ["accepted", "cut over", "drain began", "drained", "ended"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_never_ends_is_closed_at_its_deadline() {
+    let rig = Rig::new(vec![service("web", "default")]);
+    rig.driver.busy.store(true, Ordering::Relaxed);
+    let outcome = rig.switch(to(Green)).await;
+    let Outcome::Kept { closed, .. } = outcome else {
+        panic!("{outcome}");
+    };
+    assert_eq!(closed, [1, 0, 0]);
+    assert!(rig.driver.log().contains(&"close web request".to_owned()));
+}

@@ -22,6 +22,8 @@ mod words;
 mod properties;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 pub use words::{Command, Effect, Event, Input, Member, Order, Progress, Rules, Sample, Ticket};
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::Machine;
-use super::state::{RollingBack, Run, State, Step, Watch, services};
+use super::state::{Hold, RollingBack, Run, State, Step, Watch, services};
 use super::words::Member;
 use crate::model::ServiceName;
 use crate::switch::outcome::{Outcome, Refusal};
@@ -43,14 +43,8 @@ impl Machine {
                     State::Switching(switching)
                 }
             }
-            State::Observing(watch) => match self.keep_watching(now, watch) {
-                Ok(watch) => State::Observing(watch),
-                Err(over) => over,
-            },
-            State::Held(watch, hold) => match self.keep_watching(now, watch) {
-                Ok(watch) => State::Held(watch, hold),
-                Err(over) => over,
-            },
+            State::Observing(watch) => self.keep_watching(now, watch, None),
+            State::Held(watch, hold) => self.keep_watching(now, watch, Some(hold)),
             State::RollingBack(mut back) => {
                 if back.step == Step::Announcing {
                     self.keep_moves(&mut back.moves, |m| m.from);
@@ -77,8 +71,10 @@ impl Machine {
         dropped
     }
 
-    fn keep_watching(&mut self, now: Instant, mut watch: Watch) -> Result<Watch, State> {
+    fn keep_watching(&mut self, now: Instant, mut watch: Watch, held: Option<Hold>) -> State {
         let dropped = self.keep_moves(&mut watch.run.moves, |m| m.to);
+        let seen = &mut watch.observation.services;
+        seen.retain(|seen| dropped.iter().all(|m| m.service != seen.service));
         let ticket = self.persist(None);
         for m in dropped {
             let live_again = self
@@ -90,9 +86,11 @@ impl Machine {
             }
         }
         if watch.run.moves.is_empty() {
-            Err(self.unwatched(now, &watch.run))
-        } else {
-            Ok(watch)
+            return self.unwatched(now, &watch.run);
+        }
+        match held {
+            Some(hold) => State::Held(watch, hold),
+            None => State::Observing(watch),
         }
     }
 
