@@ -30,7 +30,7 @@ CASES = {
     "h1": ("keep-alive h1, 1 KiB", ["wrk", "-t1", "-c64", "{d}", "--latency", "http://127.0.0.1:{p}/1k"]),
     "tls-h1": ("keep-alive h1 over TLS, 1 KiB", ["wrk", "-t1", "-c64", "{d}", "--latency", "https://127.0.0.1:{s}/1k"]),
     "tls-h2": ("h2 over TLS, 16 x 8 streams, 1 KiB", ["h2load", "-t1", "-c16", "-m8", "{D}", "https://127.0.0.1:{s}/1k"]),
-    "tls-new": ("new TLS connection for each request", ["wrk", "-t1", "-c16", "{d}", "--latency", "-H", "Connection: close", "https://127.0.0.1:{s}/1k"]),
+    "tls-new": ("new TLS connection for each request", ["hey", "-z", "{t}s", "-c", "16", "-disable-keepalive", "https://127.0.0.1:{s}/1k"]),
     "1m": ("keep-alive h1, 1 MiB", ["wrk", "-t1", "-c16", "{d}", "--latency", "http://127.0.0.1:{p}/1m"]),
 }
 IDLE = {"idle": "idle connection, plain", "idle-tls": "idle connection, TLS"}
@@ -99,6 +99,7 @@ class Process:
 
 
 def wait_for(port):
+    """Until somebody listens."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
@@ -106,13 +107,13 @@ def wait_for(port):
             return
         except OSError:
             time.sleep(0.05)
-    sys.exit(f"nothing listens on {port}")
+    raise TimeoutError(f"nothing listens on {port}")
 
 
 def nginx_config(folder, servers, name):
     return write(os.path.join(folder, f"{name}.conf"), f"""
 daemon off; worker_processes 1; error_log stderr error; pid {folder}/{name}.pid;
-events {{ worker_connections 20000; }}
+events {{ worker_connections 8000; }}
 http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 600s;
   client_body_temp_path {folder}/{name}-b; proxy_temp_path {folder}/{name}-p;
   fastcgi_temp_path {folder}/{name}-f; uwsgi_temp_path {folder}/{name}-u; scgi_temp_path {folder}/{name}-s;
@@ -120,7 +121,11 @@ http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 600s;
 """)
 
 
-def start_all(folder, names):
+def start_all(folder, names, running):
+    for port in [ORIGIN, *(PORTS[name] for name in names)]:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                sys.exit(f"port {port} is taken, perhaps by an earlier run")
     cert, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
@@ -131,11 +136,10 @@ def start_all(folder, names):
     os.makedirs(os.path.join(folder, "www"))
     write(os.path.join(folder, "www", "1k"), "x" * 1024)
     write(os.path.join(folder, "www", "1m"), "x" * (1 << 20))
-    origin = Process("origin", ["nginx", "-c", nginx_config(
+    running["origin"] = Process("origin", ["nginx", "-c", nginx_config(
         folder, f"sendfile on; server {{ listen 127.0.0.1:{ORIGIN} backlog=4096; root {folder}/www; }}", "origin")],
         folder, 1)
     wait_for(ORIGIN)
-    running = {}
     for name in names:
         plain, tls = PORTS[name], PORTS[name] + 1
         environment = {}
@@ -149,7 +153,7 @@ def start_all(folder, names):
             command = ["haproxy", "-db", "-f", write(os.path.join(folder, "haproxy.cfg"), f"""
 global
   nbthread 1
-  maxconn 20000
+  maxconn 8000
 defaults
   mode http
   timeout connect 5s
@@ -202,7 +206,6 @@ upstream = ["127.0.0.1:{ORIGIN}"]
         running[name] = Process(name, command, folder, 0, environment)
         wait_for(plain)
         wait_for(tls)
-    return origin, running
 
 
 def milliseconds(text):
@@ -213,7 +216,7 @@ def milliseconds(text):
 def measure(process, case, seconds):
     _, command = CASES[case]
     port = PORTS[process.name]
-    values = {"p": port, "s": port + 1, "d": f"-d{seconds}s", "D": f"--duration={seconds}"}
+    values = {"p": port, "s": port + 1, "d": f"-d{seconds}s", "D": f"--duration={seconds}", "t": seconds}
     before = process.cpu_seconds()
     said = subprocess.run(pinned(1, [part.format(**values) for part in command]),
                           capture_output=True, text=True, timeout=seconds + 60).stdout
@@ -224,6 +227,12 @@ def measure(process, case, seconds):
         p50 = milliseconds(re.search(r"50%\s+(\S+)", said).group(1))
         p99 = milliseconds(re.search(r"99%\s+(\S+)", said).group(1))
         failed = re.search(r"Socket errors.*|Non-2xx.*", said)
+    elif command[0] == "hey":  # its client keeps no sessions: every handshake is a full one
+        count = int(re.search(r"\[200\]\s+(\d+) responses", said).group(1))
+        rate = float(re.search(r"Requests/sec:\s+([\d.]+)", said).group(1))
+        p50 = float(re.search(r"50%+ in ([\d.]+) secs", said).group(1)) * 1000
+        p99 = float(re.search(r"99%+ in ([\d.]+) secs", said).group(1)) * 1000
+        failed = re.search(r"Error distribution.*", said)
     else:
         count = int(re.search(r"(\d+) succeeded", said).group(1))
         rate = float(re.search(r"finished in [\d.]+m?s, ([\d.]+) req/s", said).group(1))
@@ -240,7 +249,7 @@ def idle(process, tls, count):
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["http/1.1"])
-    request = b"GET /1k HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    request = b"GET /1k HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     held = []
 
     def one():
@@ -279,23 +288,25 @@ def main():
     folder = tempfile.mkdtemp(prefix="bench-peers-")
     os.chmod(folder, 0o755)
     os.environ["PATH"] += ":/usr/sbin"
-    origin, running = start_all(folder, names)
-    results = {}
+    running, results = {}, {}
     try:
+        start_all(folder, names, running)
+        proxies = [running[name] for name in names]
         for case in (case for case in CASES if case in only):
-            for process in running.values():
+            for process in proxies:
                 measure(process, case, 1)  # warm
             for turn in range(arguments.rounds):
-                for name, process in running.items():
-                    results.setdefault((case, name), []).append(measure(process, case, arguments.seconds))
+                for process in proxies:
+                    runs = results.setdefault((case, process.name), [])
+                    runs.append(measure(process, case, arguments.seconds))
                 print(f"  {case}: round {turn + 1} of {arguments.rounds}", file=sys.stderr)
         for case in (case for case in IDLE if case in only):
-            for name, process in running.items():
+            for process in proxies:
                 kib = idle(process, case == "idle-tls", arguments.connections)
-                results[(case, name)] = [{"kib": kib}]
+                results[(case, process.name)] = [{"kib": kib}]
                 time.sleep(1)
     finally:
-        for process in [*running.values(), origin]:
+        for process in running.values():
             process.end()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -312,7 +323,7 @@ def main():
             base = median(case, "nginx", "cpu") if (case, "nginx") in results else float("nan")
             print(f"| {title} | {name} | {median(case, name, 'cpu'):.1f} ({min(runs):.1f}–{max(runs):.1f}) "
                   f"| {median(case, name, 'cpu') / base:.2f} | {median(case, name, 'rate'):.0f} "
-                  f"| {median(case, name, 'p50'):.2f} | {median(case, name, 'p99'):.2f} |")
+                  f"| {median(case, name, 'p50'):.2f} | {median(case, name, 'p99'):.2f} |".replace("nan", "–"))
     for case, title in IDLE.items():
         for name in names:
             if (case, name) in results:

@@ -5,7 +5,7 @@ set -euo pipefail
 packages=(
     build-essential cmake curl openssl procps python3-venv   # build, certificates, test clients
     nginx-light haproxy caddy                                # peers of the benches
-    wrk nghttp2-client                                       # load: wrk, h2load
+    wrk nghttp2-client hey                                   # load: wrk, h2load, hey
 )
 
 missing=()

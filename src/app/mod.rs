@@ -1,6 +1,6 @@
 //! The composition root: builds every part, connects them, reloads and stops them.
 //!
-//! [`run`] and [`run_demo`] are the daemon. Everything that decides lives in the modules below;
+//! [`run()`] and [`run_demo()`] are the daemon. Everything that decides lives in the modules below;
 //! what is here only carries values from one to the other: the [`switch`](crate::switch) moves
 //! pools through `driver`, the control API reaches the parts through `control`, and one
 //! `publisher` writes the live table.

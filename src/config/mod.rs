@@ -1,6 +1,6 @@
 //! The configuration, validated: types that cannot be wrong, so nothing checks again later.
 //!
-//! [`load`] reads one TOML file and returns a [`Config`] or every error of the file at once. Runtime state never lives here: which color is live, what is
+//! [`load()`] reads one TOML file and returns a [`Config`] or every error of the file at once. Runtime state never lives here: which color is live, what is
 //! healthy and what was switched belong to `pool`, `health` and `switch`.
 
 mod diagnostic;

@@ -501,7 +501,7 @@ fn integer(number: u64) -> i64 {
 fn duration(time: Duration) -> String {
     let millis = time.as_millis();
     for (unit, length) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
-        if millis != 0 && millis % length == 0 {
+        if millis != 0 && millis.is_multiple_of(length) {
             return format!("{}{unit}", millis / length);
         }
     }

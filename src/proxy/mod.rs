@@ -1,8 +1,8 @@
 //! The data plane: pingora's phases over the live table.
 //!
-//! A request is checked ([`head`]), told apart from forged ones ([`forwarded`]), routed and
-//! claimed over one table snapshot ([`edge`]), sent over a connection that belongs to its pool's
-//! generation ([`connect`]), and answered by the upstream or by us ([`answer`]).
+//! A request is checked (`head`), told apart from forged ones (`forwarded`), routed and
+//! claimed over one table snapshot (`edge`), sent over a connection that belongs to its pool's
+//! generation (`connect`), and answered by the upstream or by us (`answer`).
 //!
 //! Invariants: a request holds its claim until it ends, whatever way it ends; a request is
 //! repeated only if nothing of it was sent, or if it is a GET or HEAD whose connection died

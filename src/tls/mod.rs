@@ -24,3 +24,6 @@ pub fn install_provider() {
     // An error says that a provider is there already: ours, from an earlier call.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
+
+#[cfg(test)]
+mod tests;
