@@ -224,8 +224,8 @@ def measure(process, case, seconds):
     if command[0] == "wrk":
         count = int(re.search(r"(\d+) requests in", said).group(1))
         rate = float(re.search(r"Requests/sec:\s+([\d.]+)", said).group(1))
-        p50 = milliseconds(re.search(r"50%\s+(\S+)", said).group(1))
-        p99 = milliseconds(re.search(r"99%\s+(\S+)", said).group(1))
+        p50 = milliseconds(re.search(r"^\s+50%\s+(\S+)", said, re.M).group(1))
+        p99 = milliseconds(re.search(r"^\s+99%\s+(\S+)", said, re.M).group(1))
         failed = re.search(r"Socket errors.*|Non-2xx.*", said)
     elif command[0] == "hey":  # its client keeps no sessions: every handshake is a full one
         count = int(re.search(r"\[200\]\s+(\d+) responses", said).group(1))

@@ -394,6 +394,23 @@ fn http_is_redirected_where_tls_is_and_a_foreign_name_is_misdirected() {
     assert_eq!(ask(&["--http1.1"]), "200 1.1");
     assert_eq!(ask(&["-H", "Host: plain.internal"]), "421 2");
     assert_eq!(ask(&["-H", "Host: localhost"]), "421 2");
+    // An address sends no name: it gets the certificate of that address, and only its hosts.
+    let by_address = |host: &str| {
+        let url = format!("https://127.0.0.1:{port}/");
+        curl(&[
+            "-k",
+            "-H",
+            host,
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            &url,
+        ])
+        .stdout
+    };
+    assert_eq!(by_address("Host: localhost"), "200");
+    assert_eq!(by_address("Host: secure.internal"), "421");
     // The internal CA can be trusted by its root.
     let root = edge.folder.path().join("state/ca/root.crt");
     let trusted = curl(&[
@@ -518,4 +535,54 @@ fn a_second_daemon_says_what_is_in_its_way() {
         0,
         "the first one is untouched"
     );
+}
+
+#[test]
+fn the_demo_is_up_at_once_and_proxyctl_finds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = now();
+    let mut demo = std::process::Command::new(cutover())
+        .arg("demo")
+        .env("XDG_RUNTIME_DIR", folder.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let proxyctl = |arguments: &[&str]| {
+        finish(
+            std::process::Command::new(support::proxyctl())
+                .args(arguments)
+                .env("XDG_RUNTIME_DIR", folder.path())
+                .env_remove("PROXYCTL_ADDR"),
+        )
+    };
+    wait_until("proxyctl finds the demo", || proxyctl(&["ready"]).code == 0);
+    // Two seconds are promised; three times that on a busy machine.
+    assert!(
+        start.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        start.elapsed()
+    );
+    wait_until("its own traffic is seen", || {
+        let page = curl(&["http://127.0.0.1:9180/metrics"]).stdout;
+        page.lines().any(|line| {
+            line.starts_with("cutover_request_duration_quantile_seconds{service=\"app\",color=\"blue\",quantile=\"0.99\"}")
+                && !line.ends_with("NaN")
+        })
+    });
+    assert!(curl(&["http://127.0.0.1:8080/"]).stdout.contains("blue"));
+    assert!(
+        curl(&["-k", "https://localhost:8443/"])
+            .stdout
+            .contains("blue")
+    );
+    let switched = proxyctl(&["switch", "green", "--no-wait"]);
+    assert_eq!(switched.code, 0, "{switched:?}");
+    assert!(
+        curl(&["http://127.0.0.1:8080/api/release"])
+            .stdout
+            .contains("green")
+    );
+    finish(std::process::Command::new("kill").arg(demo.id().to_string()));
+    assert_eq!(demo.wait().unwrap().code(), Some(0));
 }

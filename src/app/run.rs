@@ -61,9 +61,13 @@ pub fn run_demo() -> anyhow::Result<()> {
             .context("cannot start the demo apps")?;
         let admin = crate::admin::socket::demo_path();
         let state_dir = demo::state_dir(&admin);
+        // Every demo begins with blue live.
+        let _ = std::fs::remove_dir_all(&state_dir);
         let text = demo::config_text(apps, &state_dir, &admin);
         let config = config::load_with("demo", &text, &|_| None)?;
-        serve(config, None, Some(demo::things_to_try(&admin))).await
+        let served = serve(config, None, Some(demo::things_to_try(&admin))).await;
+        let _ = std::fs::remove_dir_all(&state_dir);
+        served
     })
 }
 

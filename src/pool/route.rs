@@ -41,6 +41,8 @@ pub struct SiteEntry {
     pub tls: Tls,
     /// Whether plain HTTP is answered with a redirect to https.
     pub redirect: bool,
+    /// Whether it takes the hosts that no other site names.
+    pub default: bool,
     exact: HashMap<String, Vec<Rule>>,
     prefixes: HashMap<String, Vec<Rule>>,
     /// Different lengths of prefixes, longest first.
@@ -158,6 +160,7 @@ impl SiteEntry {
                 .map_or_else(|| "default".to_owned(), ToString::to_string),
             tls: site.tls.clone(),
             redirect: site.tls != Tls::Off && site.redirect,
+            default: site.default,
             exact: HashMap::new(),
             prefixes: HashMap::new(),
             prefix_lengths: Vec::new(),

@@ -114,7 +114,9 @@ impl Edge {
                 ),
             })?;
         if let Some(tls) = Connection::of(session).and_then(|connection| connection.tls.clone()) {
-            if found.site.tls == Tls::Off || !(host.is_empty() || tls.covers(host)) {
+            // Whoever fell to the default site's certificate may ask for that site alone.
+            let fits = tls.covers(host) || (tls.is_default() && found.site.default);
+            if found.site.tls == Tls::Off || !fits {
                 return Err(Refusal::new(
                     421,
                     ErrorType::HttpRequestError,

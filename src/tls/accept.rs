@@ -24,16 +24,20 @@ const SESSIONS: usize = 4_096;
 pub struct TlsInfo {
     served: Arc<Served>,
     version: &'static str,
-    named: bool,
+    by_default: bool,
 }
 
 impl TlsInfo {
-    /// Whether the connection's certificate covers a host, lower case without port. A
-    /// connection without a name, and one that fell to the default site, was promised nothing:
-    /// it covers what its certificate covers and any host of the default site.
+    /// Whether the connection's certificate covers a host, lower case without port.
     #[must_use]
     pub fn covers(&self, host: &str) -> bool {
-        !self.named || self.served.covers(host)
+        self.served.covers(host)
+    }
+
+    /// Whether the default site's certificate was served because no other one was for the name.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.by_default
     }
 
     /// `TLSv1.2` or `TLSv1.3`.
@@ -148,7 +152,6 @@ impl Acceptor {
             .await
             .map_err(Refused::Handshake)?;
         let hello = start.client_hello();
-        let named = hello.server_name().is_some();
         let found = self.store.find(hello.server_name(), local.ip());
         let Some((served, by_default)) = found else {
             // Finishing with a configuration that has no certificate sends the alert.
@@ -168,7 +171,7 @@ impl Acceptor {
         let info = Arc::new(TlsInfo {
             served,
             version,
-            named: named && !by_default,
+            by_default,
         });
         Ok(Accepted {
             stream: EdgeTls::new(stream, version),

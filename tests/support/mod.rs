@@ -28,6 +28,11 @@ pub fn cutover() -> PathBuf {
     program("CUTOVER_BIN", env!("CARGO_BIN_EXE_cutover"))
 }
 
+/// The command line's program.
+pub fn proxyctl() -> PathBuf {
+    program("PROXYCTL_BIN", env!("CARGO_BIN_EXE_proxyctl"))
+}
+
 /// The wall clock; these tests run real programs.
 #[allow(clippy::disallowed_methods, reason = "real time of real programs")]
 pub fn now() -> Instant {
@@ -146,7 +151,7 @@ impl Edge {
     }
 
     pub fn proxyctl_command(&self) -> Command {
-        let mut command = Command::new(program("PROXYCTL_BIN", env!("CARGO_BIN_EXE_proxyctl")));
+        let mut command = Command::new(proxyctl());
         command
             .arg("--addr")
             .arg(self.folder.path().join("run/admin.sock"));
