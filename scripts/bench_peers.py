@@ -30,7 +30,7 @@ CASES = {
     "h1": ("keep-alive h1, 1 KiB", ["wrk", "-t1", "-c64", "{d}", "--latency", "http://127.0.0.1:{p}/1k"]),
     "tls-h1": ("keep-alive h1 over TLS, 1 KiB", ["wrk", "-t1", "-c64", "{d}", "--latency", "https://127.0.0.1:{s}/1k"]),
     "tls-h2": ("h2 over TLS, 16 x 8 streams, 1 KiB", ["h2load", "-t1", "-c16", "-m8", "{D}", "https://127.0.0.1:{s}/1k"]),
-    "tls-new": ("new TLS connection for each request", ["hey", "-z", "{t}s", "-c", "16", "-disable-keepalive", "https://127.0.0.1:{s}/1k"]),
+    "tls-new": ("new TLS connection for each request", ["hey", "-z", "{t}s", "-c", "16", "-disable-keepalive", "-host", "localhost", "https://127.0.0.1:{s}/1k"]),
     "1m": ("keep-alive h1, 1 MiB", ["wrk", "-t1", "-c16", "{d}", "--latency", "http://127.0.0.1:{p}/1m"]),
 }
 IDLE = {"idle": "idle connection, plain", "idle-tls": "idle connection, TLS"}
@@ -230,8 +230,7 @@ def measure(process, case, seconds):
     elif command[0] == "hey":  # its client keeps no sessions: every handshake is a full one
         count = int(re.search(r"\[200\]\s+(\d+) responses", said).group(1))
         rate = float(re.search(r"Requests/sec:\s+([\d.]+)", said).group(1))
-        p50 = float(re.search(r"50%+ in ([\d.]+) secs", said).group(1)) * 1000
-        p99 = float(re.search(r"99%+ in ([\d.]+) secs", said).group(1)) * 1000
+        p50, p99 = (float(re.search(rf"{share}%+ in ([\d.]+) secs", said).group(1)) * 1000 for share in (50, 99))
         failed = re.search(r"Error distribution.*", said)
     else:
         count = int(re.search(r"(\d+) succeeded", said).group(1))

@@ -412,7 +412,7 @@ fn http_is_redirected_where_tls_is_and_a_foreign_name_is_misdirected() {
     assert_eq!(by_address("Host: localhost"), "200");
     assert_eq!(by_address("Host: secure.internal"), "421");
     // The internal CA can be trusted by its root.
-    let root = edge.folder.path().join("state/ca/root.crt");
+    let root = edge.folder.path().join("state/ca/root.pem");
     let trusted = curl(&[
         "--cacert",
         &root.display().to_string(),

@@ -335,13 +335,8 @@ fn reload_error(error: ReloadError) -> ControlError {
         ReloadError::Invalid(diagnostics) => ControlError::new(ErrorCode::InvalidConfig, message)
             .with_details(diagnostics.0.iter().map(ToString::to_string)),
         ReloadError::RestartNeeded(_) => ControlError::new(ErrorCode::RestartNeeded, message),
-        ReloadError::Certificates(source) => {
-            let mut chain = source.to_string();
-            if let Some(cause) = std::error::Error::source(&source) {
-                chain = format!("{chain}: {cause}");
-            }
-            ControlError::new(ErrorCode::InvalidConfig, message).with_details([chain])
-        }
+        ReloadError::Certificates(errors) => ControlError::new(ErrorCode::InvalidConfig, message)
+            .with_details(errors.iter().map(ToString::to_string)),
         ReloadError::NoFile => ControlError::new(ErrorCode::Unsupported, message),
         ReloadError::Stopping => ControlError::new(ErrorCode::Failed, message),
     }

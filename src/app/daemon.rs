@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -47,6 +47,8 @@ pub(super) struct Daemon {
     pub(super) bound: AtomicBool,
     pub(super) stopping: AtomicBool,
     pub(super) reloading: Mutex<()>,
+    /// Hosts whose certificates `/metrics` shows.
+    pub(super) shown: std::sync::Mutex<BTreeSet<String>>,
 }
 
 /// Why a reload changed nothing.
@@ -59,7 +61,7 @@ pub(super) enum ReloadError {
     #[error("{} can only change with a restart, nothing was changed", .0.join(", "))]
     RestartNeeded(Vec<&'static str>),
     #[error("a certificate cannot be served, nothing was changed")]
-    Certificates(#[from] tls::StoreError),
+    Certificates(Vec<tls::TlsError>),
     #[error("the daemon is stopping")]
     Stopping,
 }
@@ -100,11 +102,18 @@ impl Daemon {
         }
         // Certificates first: a new host must not be routed before it can be served.
         let certificates = Arc::clone(&self.certificates);
-        let (sites, folder) = (config.sites.clone(), ca_folder(&config));
-        tokio::task::spawn_blocking(move || certificates.apply(&sites, &folder))
+        let sites = config.sites.clone();
+        let loaded = tokio::task::spawn_blocking(move || certificates.apply(&sites, clock::wall()))
             .await
-            .map_err(|_| ReloadError::Stopping)??;
+            .map_err(|_| ReloadError::Stopping)?
+            .map_err(ReloadError::Certificates)?;
         let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        warnings.extend(
+            loaded
+                .iter()
+                .flat_map(|l| &l.warnings)
+                .map(ToString::to_string),
+        );
         let switchboard = self.switchboard.get().ok_or(ReloadError::Stopping)?;
         resolve::first_lookups(&config, &self.resolver, &self.addresses).await;
         let (daemon, services) = (Arc::clone(self), config.services.clone());
@@ -190,29 +199,41 @@ impl Daemon {
         });
     }
 
+    /// Names whose certificate is gone lose their series.
     fn show_certificates(&self) {
+        let mut gone =
+            std::mem::take(&mut *self.shown.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut shown = BTreeSet::new();
         for certificate in self.certificates.served() {
             let end = certificate
                 .not_after
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default();
             let seconds = i64::try_from(end.as_secs()).unwrap_or(i64::MAX);
-            self.metrics
-                .certificate_expiry(&certificate.host, Some(seconds));
+            for name in certificate.names.iter().map(ToString::to_string) {
+                self.metrics.certificate_expiry(&name, Some(seconds));
+                gone.remove(&name);
+                shown.insert(name);
+            }
         }
+        for name in gone {
+            self.metrics.certificate_expiry(&name, None);
+        }
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
     }
 
     /// Makes leaves of the internal CA anew when their time comes.
     pub(super) fn renew_certificates(&self) {
-        let config = self.config.load();
-        let folder = ca_folder(&config);
-        match self
-            .certificates
-            .renew_due(&config.sites, &folder, clock::wall())
-        {
-            Ok(0) => {}
-            Ok(_) => self.show_certificates(),
-            Err(error) => warn!(error = %error, "certificates of the internal CA were not renewed"),
+        match self.certificates.renew_due(clock::wall()) {
+            Ok(renewed) if renewed.is_empty() => {}
+            Ok(renewed) => {
+                info!(
+                    certificates = renewed.len(),
+                    "certificates of the internal CA renewed"
+                );
+                self.show_certificates();
+            }
+            Err(error) => warn!(%error, "certificates of the internal CA were not renewed"),
         }
     }
 
@@ -244,9 +265,10 @@ impl crate::admin::ops::OpsSource for Daemon {
     }
 }
 
-/// Where the internal CA of a configuration lives.
-pub(super) fn ca_folder(config: &Config) -> PathBuf {
-    config.state_dir.join("ca")
+/// Errors, one a line.
+pub(super) fn lines(errors: &[tls::TlsError]) -> String {
+    let each: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    each.join("\n")
 }
 
 fn configured<'c>(config: &'c Config, slot: &Slot) -> Option<&'c [crate::model::UpstreamAddr]> {

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::addresses::Addresses;
 use super::control::DaemonControl;
-use super::daemon::{Daemon, ca_folder};
+use super::daemon::{Daemon, lines};
 use super::driver::PoolDriver;
 use super::publisher::Publisher;
 use super::{demo, events, logging, resolve};
@@ -25,6 +25,7 @@ use crate::config::{self, Config};
 use crate::health::Prober;
 use crate::http::{Client, Resolver};
 use crate::metrics::Metrics;
+use crate::model::Scheme;
 use crate::pool::{LiveTable, Table};
 use crate::proxy::{AccessLog, Edge, Server, Settings, bind, open};
 use crate::switch::{Layout, Plain, Setup, Store, Switchboard, recover};
@@ -115,12 +116,15 @@ async fn serve(
     }
 
     let metrics = Metrics::new();
-    let certificates = Arc::new(tls::Store::new());
-    certificates
-        .apply(&config.sites, &ca_folder(&config))
-        .map_err(|error| anyhow::anyhow!(error).context("cannot serve the certificates"))?;
-    let acceptor = tls::Acceptor::new(Arc::clone(&certificates), config.timeouts.tls_handshake)
-        .context("cannot set up TLS")?;
+    check_roots(&config)?;
+    let certificates = Arc::new(tls::Store::new(&config.state_dir)?);
+    let loaded = certificates
+        .apply(&config.sites, clock::wall())
+        .map_err(|errors| anyhow::anyhow!("cannot serve the certificates\n{}", lines(&errors)))?;
+    for warning in loaded.iter().flat_map(|loaded| &loaded.warnings) {
+        warn!("{warning}");
+    }
+    let acceptor = tls::Acceptor::new(Arc::clone(&certificates), config.timeouts.tls_handshake);
     let table = Arc::new(LiveTable::new(Table::default()));
     let settings = Arc::new(ArcSwap::from_pointee(Settings::new(&config)));
     let leaving = Arc::new(AtomicBool::new(false));
@@ -151,6 +155,7 @@ async fn serve(
         bound: AtomicBool::new(false),
         stopping: AtomicBool::new(false),
         reloading: tokio::sync::Mutex::default(),
+        shown: std::sync::Mutex::default(),
         config: ArcSwap::from_pointee(config.clone()),
     });
 
@@ -239,6 +244,26 @@ fn bind_error(error: crate::proxy::BindError) -> anyhow::Error {
         _ => "",
     };
     anyhow::anyhow!("{error}: {}{hint}", error.source)
+}
+
+/// Upstreams over TLS need root certificates; a variable that names none is fatal at once.
+fn check_roots(config: &Config) -> anyhow::Result<()> {
+    let slots = config
+        .services
+        .iter()
+        .flat_map(|service| service.slots.iter().flatten());
+    let needed = slots
+        .flat_map(|slot| &slot.upstreams)
+        .any(|upstream| upstream.scheme() == Scheme::Https);
+    match tls::check_system_roots() {
+        Ok(_) => Ok(()),
+        Err(error @ tls::RootsError::Variable { .. }) => Err(error.into()),
+        Err(error) if needed => Err(error).context("an upstream uses https"),
+        Err(error) => {
+            warn!(%error, "upstreams over https will not be verifiable");
+            Ok(())
+        }
+    }
 }
 
 fn say_what_is_not_active(config: &Config) {

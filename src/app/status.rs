@@ -218,16 +218,17 @@ pub(super) fn switch_status(stack: &StackStatus, now: Instant) -> Option<SwitchS
 
 fn certificates(daemon: &Daemon) -> Vec<Certificate> {
     let now = clock::wall();
-    let served = daemon.certificates.served().into_iter();
-    served
-        .map(|certificate| Certificate {
-            host: certificate.host,
-            issuer: Some(certificate.issuer),
+    let served = daemon.certificates.served();
+    let each = served.iter().flat_map(|certificate| {
+        certificate.names.iter().map(|name| Certificate {
+            host: name.to_string(),
+            issuer: Some(certificate.issuer.clone()),
             expires: Some(clock::rfc3339(certificate.not_after)),
             expires_in_s: seconds_until(certificate.not_after, now),
             error: None,
         })
-        .collect()
+    });
+    each.collect()
 }
 
 fn seconds_until(end: SystemTime, now: SystemTime) -> Option<i64> {

@@ -41,8 +41,6 @@ pub struct SiteEntry {
     pub tls: Tls,
     /// Whether plain HTTP is answered with a redirect to https.
     pub redirect: bool,
-    /// Whether it takes the hosts that no other site names.
-    pub default: bool,
     exact: HashMap<String, Vec<Rule>>,
     prefixes: HashMap<String, Vec<Rule>>,
     /// Different lengths of prefixes, longest first.
@@ -160,7 +158,6 @@ impl SiteEntry {
                 .map_or_else(|| "default".to_owned(), ToString::to_string),
             tls: site.tls.clone(),
             redirect: site.tls != Tls::Off && site.redirect,
-            default: site.default,
             exact: HashMap::new(),
             prefixes: HashMap::new(),
             prefix_lengths: Vec::new(),

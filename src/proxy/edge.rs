@@ -114,9 +114,7 @@ impl Edge {
                 ),
             })?;
         if let Some(tls) = Connection::of(session).and_then(|connection| connection.tls.clone()) {
-            // Whoever fell to the default site's certificate may ask for that site alone.
-            let fits = tls.covers(host) || (tls.is_default() && found.site.default);
-            if found.site.tls == Tls::Off || !fits {
+            if found.site.tls == Tls::Off || !(host.is_empty() || tls.covers(host)) {
                 return Err(Refusal::new(
                     421,
                     ErrorType::HttpRequestError,
@@ -544,7 +542,7 @@ impl Edge {
             retries: exchange.attempts.made,
             rescued: false,
             error: exchange.error.map(ErrorType::as_str),
-            tls_version: tls.as_ref().map(|tls| tls.version()),
+            tls_version: tls.as_ref().map(|tls| tls.version),
             user_agent: field(header::USER_AGENT),
             // The trace id is the second part of the field (W3C Trace Context §3.2).
             trace_id: trace.and_then(|trace| trace.split('-').nth(1)),

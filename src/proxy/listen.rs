@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as L4Stream;
+use pingora::protocols::{ALPN, Ssl, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
@@ -249,11 +249,14 @@ impl Server {
         };
         let head_timeout = self.settings.load().timeouts.request_head;
         let (stream, tls, h2): (Stream, _, bool) = if https {
-            match self.acceptor.accept(L4Stream::from(socket), local).await {
-                Ok(accepted) => {
-                    let h2 = accepted.is_h2();
-                    let (stream, info) = accepted.into_parts();
-                    (stream, Some(info), h2)
+            let accepted = self
+                .acceptor
+                .accept(L4Stream::from(socket), Some(local.ip()));
+            match accepted.await {
+                Ok(stream) => {
+                    let h2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
+                    let info = Arc::clone(stream.info());
+                    (stream as Stream, Some(info), h2)
                 }
                 Err(refused) => {
                     tracing::debug!(%peer, error = %refused, "TLS handshake refused");

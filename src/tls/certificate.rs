@@ -1,225 +1,284 @@
-//! One certificate with its key, ready for handshakes.
+//! One certificate as it is served: names, dates, origin, and the rustls configuration that
+//! presents it. The private key is reachable by rustls alone and by no `Debug`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{InconsistentKeys, ServerConfig};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::error::{Fault, TlsError};
+use super::policy;
+use super::table::host_form;
+use crate::model::HostPattern;
+
 /// Where a certificate came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
-    /// From the files that a site names.
+    /// The site's own files; holds the chain's.
     Files(PathBuf),
-    /// From the local CA.
+    /// The local CA.
     Internal,
-    /// Ordered from a public CA.
-    Acme,
+    /// Installed by an issuer while running ([`super::Store::install`]).
+    Installed,
 }
 
-/// A certificate that answers handshakes. `Debug` shows no key.
-#[derive(Clone)]
-pub struct Served {
-    key: Arc<CertifiedKey>,
-    names: Vec<String>,
-    issuer: String,
-    not_after: SystemTime,
-    source: Source,
-}
-
-impl std::fmt::Debug for Served {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Served")
-            .field("names", &self.names)
-            .field("issuer", &self.issuer)
-            .field("source", &self.source)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why a certificate cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// A file cannot be read.
-    #[error("cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// No certificate in the file.
-    #[error("{path} has no certificate, expected a PEM chain with the site's own first")]
-    NoCertificate {
-        /// The file.
-        path: PathBuf,
-    },
-    /// No private key in the file.
-    #[error("{path} has no private key, expected PEM (PKCS#8, SEC1 or PKCS#1)")]
-    NoKey {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The two files do not belong together, or the key's type is not known.
-    #[error("{key} does not fit {cert}")]
-    Mismatch {
-        /// Certificate file.
-        cert: PathBuf,
-        /// Key file.
-        key: PathBuf,
-        /// What rustls said.
-        #[source]
-        source: rustls::Error,
-    },
-    /// The certificate is not X.509.
-    #[error("{path} is not a certificate: {reason}")]
-    Malformed {
-        /// The file, or a description.
-        path: PathBuf,
-        /// What the parser said.
-        reason: String,
-    },
-}
-
-impl Served {
-    /// Reads a PEM chain and its key.
-    ///
-    /// # Errors
-    /// [`CertificateError`], which names the file.
-    pub fn from_files(cert: &Path, key: &Path) -> Result<Self, CertificateError> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|source| CertificateError::Read {
-                path: path.to_owned(),
-                source,
-            })
-        };
-        let (cert_pem, key_pem) = (read(cert)?, read(key)?);
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&cert_pem)
-            .filter_map(Result::ok)
-            .collect();
-        if chain.is_empty() {
-            return Err(CertificateError::NoCertificate {
-                path: cert.to_owned(),
-            });
-        }
-        let private =
-            PrivateKeyDer::from_pem_slice(&key_pem).map_err(|_| CertificateError::NoKey {
-                path: key.to_owned(),
-            })?;
-        let source = Source::Files(cert.to_owned());
-        Self::new(chain, private, source).map_err(|error| match error {
-            BuildError::Key(source) => CertificateError::Mismatch {
-                cert: cert.to_owned(),
-                key: key.to_owned(),
-                source,
-            },
-            BuildError::Malformed(reason) => CertificateError::Malformed {
-                path: cert.to_owned(),
-                reason,
-            },
-        })
-    }
-
-    pub(super) fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-        source: Source,
-    ) -> Result<Self, BuildError> {
-        let described = chain
-            .first()
-            .map(|leaf| describe(leaf))
-            .unwrap_or_else(|| Err("an empty chain".to_owned()));
-        let (names, issuer, not_after) = described.map_err(BuildError::Malformed)?;
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let key = CertifiedKey::from_der(chain, key, &provider).map_err(BuildError::Key)?;
-        Ok(Self {
-            key: Arc::new(key),
-            names,
-            issuer,
-            not_after,
-            source,
-        })
-    }
-
-    /// What rustls signs with.
-    pub(super) fn key(&self) -> &Arc<CertifiedKey> {
-        &self.key
-    }
-
-    /// DNS names (lower case, `*.` kept) and IP addresses that it covers.
-    #[must_use]
-    pub fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    /// Common name or organisation of the issuer.
-    #[must_use]
-    pub fn issuer(&self) -> &str {
-        &self.issuer
-    }
-
-    /// End of its validity.
-    #[must_use]
-    pub fn not_after(&self) -> SystemTime {
-        self.not_after
-    }
-
+/// What status and metrics show of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// Hosts it is served for; the certificate's own names for a default site without hosts.
+    pub names: Vec<HostPattern>,
+    /// Common name of the issuer, else its whole distinguished name.
+    pub issuer: String,
+    /// Valid from.
+    pub not_before: SystemTime,
+    /// Valid until.
+    pub not_after: SystemTime,
     /// Where it came from.
-    #[must_use]
-    pub fn source(&self) -> &Source {
-        &self.source
+    pub source: Source,
+}
+
+/// A certificate in the table. Immutable: a renewal is a new one.
+pub struct ServedCertificate {
+    info: CertificateInfo,
+    /// Subject alternative names; common names are ignored, as clients do (RFC 9525).
+    sans: Vec<HostPattern>,
+    config: Arc<ServerConfig>,
+}
+
+impl ServedCertificate {
+    /// Pairs chain and key. `hosts` are the names it will be served for; they need not be in
+    /// the certificate.
+    pub(super) fn new(
+        pair: Pair,
+        mut hosts: Vec<HostPattern>,
+        source: Source,
+        template: &ServerConfig,
+    ) -> Self {
+        let Pair { key, leaf } = pair;
+        let mut config = template.clone();
+        config.cert_resolver = Arc::new(SingleCertAndKey::from(key));
+        hosts.sort();
+        hosts.dedup();
+        let names = if hosts.is_empty() {
+            leaf.names.clone()
+        } else {
+            hosts
+        };
+        Self {
+            info: CertificateInfo {
+                names,
+                issuer: leaf.issuer,
+                not_before: leaf.not_before,
+                not_after: leaf.not_after,
+                source,
+            },
+            sans: leaf.names,
+            config: Arc::new(config),
+        }
     }
 
-    /// Whether it covers a host, lower case (RFC 9525 §6.3: a star stands for one label).
+    /// What status and metrics show of it.
+    #[must_use]
+    pub fn info(&self) -> &CertificateInfo {
+        &self.info
+    }
+
+    /// Whether `host` (no port; case, brackets and a trailing dot do not matter) is one of its
+    /// names, or one that it is configured for.
     #[must_use]
     pub fn covers(&self, host: &str) -> bool {
-        self.names.iter().any(|name| match name.strip_prefix("*.") {
-            Some(rest) => host
-                .split_once('.')
-                .is_some_and(|(_, parent)| parent == rest),
-            None => name == host,
+        let host = host_form(host);
+        self.info.names.iter().any(|name| name_covers(name, &host)) || self.names(&host)
+    }
+
+    /// Whether the certificate itself names `host`, already in the table's form.
+    pub(super) fn names(&self, host: &str) -> bool {
+        self.sans.iter().any(|name| name_covers(name, host))
+    }
+
+    /// Whether the certificate itself names everything that `pattern` stands for.
+    pub(super) fn names_pattern(&self, pattern: &HostPattern) -> bool {
+        match pattern {
+            HostPattern::Exact(host) => self.names(host),
+            HostPattern::Wildcard(_) => self.sans.contains(pattern),
+        }
+    }
+
+    /// When two thirds of its life are over: time for the next one.
+    pub(super) fn renew_at(&self) -> SystemTime {
+        renew_at(self.info.not_before, self.info.not_after)
+    }
+
+    pub(super) fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
+    }
+}
+
+impl fmt::Debug for ServedCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ServedCertificate")
+            .field(&self.info)
+            .finish()
+    }
+}
+
+/// The moment when two thirds of a life are over: a third is left to mend what fails.
+pub(super) fn renew_at(not_before: SystemTime, not_after: SystemTime) -> SystemTime {
+    let life = not_after
+        .duration_since(not_before)
+        .unwrap_or(Duration::ZERO);
+    not_before + life * 2 / 3
+}
+
+fn name_covers(name: &HostPattern, host: &str) -> bool {
+    match name {
+        HostPattern::Exact(exact) => exact == host,
+        HostPattern::Wildcard(rest) => host
+            .split_once('.')
+            .is_some_and(|(label, tail)| !label.is_empty() && tail == rest),
+    }
+}
+
+/// A chain with the key that belongs to its leaf.
+pub(super) struct Pair {
+    key: CertifiedKey,
+    leaf: Leaf,
+}
+
+/// What is read from the first certificate of a chain.
+pub(super) struct Leaf {
+    pub(super) names: Vec<HostPattern>,
+    pub(super) issuer: String,
+    pub(super) not_before: SystemTime,
+    pub(super) not_after: SystemTime,
+}
+
+impl Pair {
+    /// Reads two PEM texts; the names say which file an error is about. Both may be the same
+    /// file: each text is searched for its own kind of section.
+    pub(super) fn from_pem(
+        (cert_file, cert): (&Path, &[u8]),
+        (key_file, key): (&Path, &[u8]),
+    ) -> Result<Self, TlsError> {
+        let chain = chain_from_pem(cert).map_err(|fault| TlsError::new(cert_file, fault))?;
+        let key = key_from_pem(key).map_err(|fault| TlsError::new(key_file, fault))?;
+        Self::from_der(chain, key, cert_file, key_file)
+    }
+
+    /// Reads two PEM files.
+    pub(super) fn from_files(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        let read = |file: &Path| {
+            std::fs::read(file).map_err(|error| TlsError::new(file, Fault::Unreadable(error)))
+        };
+        Self::from_pem((cert, &read(cert)?), (key, &read(key)?))
+    }
+
+    pub(super) fn from_der(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        cert_file: &Path,
+        key_file: &Path,
+    ) -> Result<Self, TlsError> {
+        let mut leaf = None;
+        for (n, der) in chain.iter().enumerate() {
+            let read = Leaf::from_der(der).map_err(|reason| {
+                let number = n + 1;
+                TlsError::new(cert_file, Fault::BadCertificate { number, reason })
+            })?;
+            leaf.get_or_insert(read);
+        }
+        let leaf = leaf.ok_or_else(|| TlsError::new(cert_file, Fault::NoCertificate))?;
+        let key = policy::provider()
+            .key_provider
+            .load_private_key(key)
+            .map_err(|error| TlsError::new(key_file, Fault::UnsupportedKey(error.to_string())))?;
+        let key = CertifiedKey::new(chain, key);
+        match key.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(rustls::Error::InconsistentKeys(_)) => {
+                let cert = cert_file.to_owned();
+                return Err(TlsError::new(key_file, Fault::KeyMismatch { cert }));
+            }
+            Err(error) => {
+                let (number, reason) = (1, error.to_string());
+                let fault = Fault::BadCertificate { number, reason };
+                return Err(TlsError::new(cert_file, fault));
+            }
+        }
+        Ok(Self { key, leaf })
+    }
+}
+
+impl Leaf {
+    pub(super) fn from_der(der: &CertificateDer<'_>) -> Result<Self, String> {
+        let (rest, certificate) =
+            X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+        if !rest.is_empty() {
+            return Err("bytes after its end".to_owned());
+        }
+        let issuer = certificate.issuer();
+        let names = certificate
+            .subject_alternative_name()
+            .map_err(|error| error.to_string())?
+            .map(|san| san.value.general_names.iter().filter_map(name).collect())
+            .unwrap_or_default();
+        Ok(Self {
+            names,
+            issuer: issuer
+                .iter_common_name()
+                .find_map(|name| name.as_str().ok())
+                .map_or_else(|| issuer.to_string(), str::to_owned),
+            not_before: time(certificate.validity().not_before.timestamp()),
+            not_after: time(certificate.validity().not_after.timestamp()),
         })
     }
 }
 
-/// Why chain and key do not make a certificate.
-pub(super) enum BuildError {
-    Key(rustls::Error),
-    Malformed(String),
+fn name(name: &GeneralName<'_>) -> Option<HostPattern> {
+    match name {
+        GeneralName::DNSName(dns) => dns.parse().ok(),
+        GeneralName::IPAddress(bytes) => {
+            let ip = if let Ok(v4) = <[u8; 4]>::try_from(*bytes) {
+                std::net::IpAddr::from(v4)
+            } else {
+                std::net::IpAddr::from(<[u8; 16]>::try_from(*bytes).ok()?)
+            };
+            Some(HostPattern::Exact(ip.to_string()))
+        }
+        _ => None,
+    }
 }
 
-type Described = (Vec<String>, String, SystemTime);
+fn time(timestamp: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0))
+}
 
-fn describe(leaf: &CertificateDer<'_>) -> Result<Described, String> {
-    let (_, cert) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
-    let mut names = Vec::new();
-    let alternatives = cert
-        .subject_alternative_name()
-        .map_err(|error| error.to_string())?;
-    for name in alternatives.iter().flat_map(|san| &san.value.general_names) {
-        match name {
-            GeneralName::DNSName(name) => names.push(name.to_ascii_lowercase()),
-            GeneralName::IPAddress(bytes) => {
-                let ip = <[u8; 4]>::try_from(*bytes)
-                    .map(std::net::IpAddr::from)
-                    .or_else(|_| <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from));
-                names.extend(ip.map(|ip| ip.to_string()));
-            }
-            _ => {}
-        }
+pub(super) fn chain_from_pem(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| Fault::NotPem(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(Fault::NoCertificate);
     }
-    let issuer = cert.issuer();
-    let issuer = issuer
-        .iter_common_name()
-        .chain(issuer.iter_organization())
-        .find_map(|name| name.as_str().ok())
-        .unwrap_or_default()
-        .to_owned();
-    let end = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
-    Ok((names, issuer, UNIX_EPOCH + Duration::from_secs(end)))
+    Ok(chain)
+}
+
+pub(super) fn key_from_pem(text: &[u8]) -> Result<PrivateKeyDer<'static>, Fault> {
+    let has = |needle: &[u8]| text.windows(needle.len()).any(|window| window == needle);
+    match PrivateKeyDer::from_pem_slice(text) {
+        // RFC 1421 headers inside a section mark an encrypted key of the traditional form.
+        _ if has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED") => {
+            Err(Fault::EncryptedKey)
+        }
+        Ok(key) => Ok(key),
+        Err(pem::Error::NoItemsFound) => Err(Fault::NoKey),
+        Err(error) => Err(Fault::NotPem(error.to_string())),
+    }
 }

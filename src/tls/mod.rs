@@ -1,29 +1,40 @@
-//! TLS at the edge: which certificate answers which name, and the handshake.
+//! TLS in front: which certificate answers which name, the handshake, and the local CA.
 //!
-//! [`Store`] holds the certificate table, replaced as a whole and read by every handshake, so a
-//! certificate can be exchanged at any time without failing one. [`Acceptor`] reads the
-//! ClientHello, picks by its name and finishes the handshake under a deadline. [`Authority`] is
-//! the local CA behind `tls = "internal"`.
+//! A [`Store`] holds the certificate table. It is built whole from the sites of a configuration
+//! ([`Store::apply`]) and published in one store, so a ClientHello meets either the old table
+//! or the new one. An [`Acceptor`] reads the ClientHello first, picks the certificate (and with
+//! it the rustls configuration), and finishes the handshake under one deadline. Its
+//! [`EdgeTls`] is a stream that Pingora can serve; what the handshake learned travels with
+//! every request of the connection as [`TlsInfo`], for the 421 of RFC 9110 §15.5.20.
 //!
-//! Not here: ordering certificates. Whoever does calls [`Store::replace`].
+//! Who gets what: an exact name before a wildcard of one label; no SNI: the certificate for the
+//! local address, else the default site's; an unknown name: the default site's; else a fatal
+//! alert. TLS 1.2 and 1.3 (RFC 5246, RFC 8446) with h2 and http/1.1 (RFC 7301), resumption by
+//! ticket, no early data: a replayed request is worth more than a round trip.
+//!
+//! Not here: ordering certificates (a [`Store::install`] is all that an issuer needs), and TLS
+//! to upstreams, which Pingora's connector does with the roots of [`check_system_roots`].
 
-mod accept;
-mod authority;
+mod acceptor;
+mod ca;
 mod certificate;
-mod edge_io;
+mod disk;
+mod error;
+mod policy;
+mod roots;
 mod store;
-
-pub use accept::{Accepted, Acceptor, Refused, TlsInfo};
-pub use authority::{Authority, AuthorityError};
-pub use certificate::{CertificateError, Served, Source};
-pub use store::{CertificateInfo, Store, StoreError};
-
-/// Makes aws-lc-rs with X25519MLKEM768 the process's provider, before anything else can install
-/// another one. Calling it again changes nothing.
-pub fn install_provider() {
-    // An error says that a provider is there already: ours, from an earlier call.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-}
-
+mod stream;
+mod table;
 #[cfg(test)]
 mod tests;
+mod warning;
+
+pub use acceptor::{Acceptor, Refused};
+pub use ca::root_file;
+pub use certificate::{CertificateInfo, ServedCertificate, Source};
+pub use error::{Fault, TlsError};
+pub use policy::install_provider;
+pub use roots::{RootsError, check_system_roots};
+pub use store::{Loaded, Store};
+pub use stream::{EdgeTls, TlsInfo, info};
+pub use warning::Warning;

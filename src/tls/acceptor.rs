@@ -1,0 +1,149 @@
+//! The handshake: ClientHello, certificate, rest, all under one deadline.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pingora::protocols::{IO, TimingDigest};
+use tokio::io::AsyncWriteExt;
+use tokio_rustls::LazyConfigAcceptor;
+
+use super::store::Store;
+use super::stream::{EdgeTls, TlsInfo, local_ip, version};
+use crate::clock;
+
+/// Why a connection did not become a TLS connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The client did not finish the handshake in time.
+    #[error("the TLS handshake took too long")]
+    Deadline,
+    /// No certificate for the name, and no default site. The client got the alert.
+    #[error("no certificate for {}", sni.as_deref().unwrap_or("a client without SNI"))]
+    NoCertificate {
+        /// The name asked for, lower case.
+        sni: Option<String>,
+    },
+    /// Version, cipher, ALPN or the message itself: not acceptable to one of the sides.
+    #[error("TLS handshake failed: {0}")]
+    Handshake(rustls::Error),
+    /// The connection broke, or the client went away.
+    #[error("connection lost during the TLS handshake: {0}")]
+    Io(io::Error),
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        match error.downcast::<rustls::Error>() {
+            Ok(error) => Self::Handshake(error),
+            Err(error) => Self::Io(error),
+        }
+    }
+}
+
+/// Turns accepted sockets into TLS connections.
+#[derive(Debug)]
+pub struct Acceptor {
+    store: Arc<Store>,
+    deadline_millis: AtomicU64,
+}
+
+impl Acceptor {
+    /// Serves the certificates of `store`; `deadline` is for one whole handshake.
+    #[must_use]
+    pub fn new(store: Arc<Store>, deadline: Duration) -> Self {
+        let acceptor = Self {
+            store,
+            deadline_millis: AtomicU64::new(0),
+        };
+        acceptor.set_deadline(deadline);
+        acceptor
+    }
+
+    /// Changes the deadline of the handshakes that begin from now on.
+    pub fn set_deadline(&self, deadline: Duration) {
+        let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        self.deadline_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// Does the whole handshake. `local` is the address that the client came to, for clients
+    /// without SNI; `None`: the socket's own. Dropping the future closes the connection.
+    ///
+    /// # Errors
+    /// Why not; the connection is closed then, after the alert if there is one.
+    pub async fn accept<S: IO>(
+        &self,
+        stream: S,
+        local: Option<IpAddr>,
+    ) -> Result<Box<EdgeTls<S>>, Refused> {
+        let deadline = Duration::from_millis(self.deadline_millis.load(Ordering::Relaxed));
+        // Boxed, because the caller's future lives as long as the connection, and what the
+        // handshake needs should not.
+        Box::pin(async {
+            tokio::time::timeout(deadline, self.handshake(stream, local))
+                .await
+                .unwrap_or(Err(Refused::Deadline))
+        })
+        .await
+    }
+
+    async fn handshake<S: IO>(
+        &self,
+        stream: S,
+        local: Option<IpAddr>,
+    ) -> Result<Box<EdgeTls<S>>, Refused> {
+        let began = clock::now();
+        let hello = rustls::server::Acceptor::default();
+        let start = LazyConfigAcceptor::new(hello, stream).await?;
+        let sni = start
+            .client_hello()
+            .server_name()
+            .map(str::to_ascii_lowercase);
+        let local = match sni {
+            Some(_) => None,
+            None => local.or_else(|| local_ip(&start.io)),
+        };
+        let picked = (self.store.table().load())
+            .pick(sni.as_deref(), local)
+            .map(|picked| (Arc::clone(picked.certificate), picked.default));
+        let Some((certificate, default)) = picked else {
+            refuse(start.io, sni.is_some()).await;
+            return Err(Refused::NoCertificate { sni });
+        };
+        let tls = start.into_stream(Arc::clone(certificate.config())).await?;
+        let timing = TimingDigest {
+            established_ts: clock::wall(),
+            establishment_duration: Some(clock::now().saturating_duration_since(began)),
+            offload_wait_duration: None,
+        };
+        let version = version(tls.get_ref().1);
+        let table = Arc::clone(self.store.table());
+        let info = TlsInfo::new(sni, version, certificate, default, table);
+        let edge = EdgeTls::new(tls, info, timing)
+            .map_err(|error| Refused::Io(io::Error::other(error.to_string())))?;
+        Ok(Box::new(edge))
+    }
+}
+
+/// Sends a fatal alert in the clear, as nothing is encrypted before the ServerHello:
+/// unrecognized_name (RFC 6066 §3), or missing_extension (RFC 8446 §9.2) for a client that
+/// named nothing.
+async fn refuse<S: IO>(mut stream: S, named: bool) {
+    const UNRECOGNIZED_NAME: u8 = 112;
+    const MISSING_EXTENSION: u8 = 109;
+    let description = if named {
+        UNRECOGNIZED_NAME
+    } else {
+        MISSING_EXTENSION
+    };
+    // Record: alert, version 3.3, two bytes; alert: fatal and its description.
+    let record = [21, 3, 3, 0, 2, 2, description];
+    // The client is refused either way.
+    if stream.write_all(&record).await.is_ok() && stream.flush().await.is_ok() {
+        AsyncWriteExt::shutdown(&mut stream)
+            .await
+            .unwrap_or_default();
+    }
+}
