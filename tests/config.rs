@@ -1,285 +1,190 @@
-//! Configuration files: what is accepted, and the exact words for what is not.
+//! What a configuration file may say, and what is said about one that is wrong.
+//!
+//! Every file in `tests/config/bad` is wrong in one way; beside it stands what the loader says.
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
-use std::path::Path;
-use std::time::{Duration, Instant};
+#[path = "config/keys.rs"]
+mod keys;
+#[path = "config/meaning.rs"]
+mod meaning;
 
-use cutover::config::{self, Balance, Config, Diagnostics, Probe, Tls, load_with};
-use cutover::model::Color;
-use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-fn load(text: &str) -> Result<Config, Diagnostics> {
-    load_with("cutover.toml", text, &|_| None)
+use cutover::config::{Config, Env, load_str_with};
+
+fn env() -> Env {
+    Env::from_iter([
+        ("FIVE", "5"),
+        ("BIG", "90"),
+        ("YES", "true"),
+        ("HOST", "example.com"),
+    ])
 }
 
-fn errors(text: &str) -> String {
-    match load(text) {
-        Ok(_) => "no error".to_owned(),
-        Err(errors) => errors.to_string(),
-    }
-}
-
-/// Every `== name` section of `cases.txt` is one bad file; the snapshot holds its exact errors.
-#[test]
-fn every_bad_file_is_told_exactly_what_is_wrong() {
-    let cases = include_str!("config_cases/bad.txt");
-    let mut told = String::new();
-    let mut count = 0;
-    for case in cases.split("\n== ").skip(1) {
-        let (name, text) = case.split_once('\n').expect("a name and a text");
-        let said = errors(text);
-        assert_ne!(said, "no error", "{name} was accepted");
-        writeln!(told, "== {name}\n{said}\n").expect("a string takes everything");
-        count += 1;
-    }
-    assert!(count >= 40, "only {count} cases");
-    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
-        insta::assert_snapshot!("bad_files", told);
-    });
-}
-
-#[test]
-fn the_shortest_useful_file_is_two_lines() {
-    let config = load("[[site]]\nhosts = [\"example.com\"]\nupstream = [\"app:3000\"]\n").unwrap();
-    let service = &config.services[0];
-    assert_eq!(service.name.as_str(), "example.com");
-    let blue = service.slots[Color::Blue.index()].as_ref().unwrap();
-    assert_eq!(blue.upstreams[0].to_string(), "app:3000");
-    assert!(service.slots[Color::Green.index()].is_none());
-    assert_eq!(service.health.probe, Probe::Tcp);
-    assert_eq!(config.sites[0].tls, Tls::Auto);
-    assert_eq!(
-        config.inactive.len(),
-        1,
-        "ordering certificates is not active yet"
-    );
-}
-
-#[test]
-fn defaults_are_those_of_the_documentation() {
-    let config = load("[service.web]\nblue = [\"a:1\"]\n[service.web.health]\n").unwrap();
-    let seconds = Duration::from_secs;
-    assert_eq!(config.state_dir, Path::new("/data/cutover"));
-    assert_eq!(config.shutdown_grace, seconds(30));
-    let listen = &config.listen;
-    assert_eq!(
-        listen.http,
-        ["0.0.0.0:80".parse().unwrap(), "[::]:80".parse().unwrap()]
-    );
-    assert_eq!(
-        listen.https,
-        ["0.0.0.0:443".parse().unwrap(), "[::]:443".parse().unwrap()]
-    );
-    assert_eq!(listen.ops, "0.0.0.0:9180".parse().unwrap());
-    assert_eq!(listen.admin, Path::new("/run/cutover/admin.sock"));
-    assert!(listen.ops_allow.contains("192.168.3.4".parse().unwrap()));
-    assert!(!listen.ops_allow.contains("203.0.113.1".parse().unwrap()));
-    let service = &config.services[0];
-    assert_eq!(service.stack.as_str(), "default");
-    assert_eq!(service.balance, Balance::LeastConn);
-    let Probe::Http { path, status, .. } = &service.health.probe else {
-        panic!("a health table without a type is http");
-    };
-    assert_eq!((path.as_str(), *status), ("/healthz", (200, 299)));
-    assert_eq!(service.health.interval, seconds(3));
-    assert_eq!(service.health.timeout, seconds(2));
-    assert_eq!((service.health.rise, service.health.fall), (2, 3));
-    let switch = &service.switch;
-    assert_eq!(switch.ready_timeout, seconds(300));
-    assert_eq!(
-        [switch.drain, switch.websocket_drain, switch.sse_drain],
-        [seconds(30); 3]
-    );
-    assert_eq!(
-        (switch.observe, switch.observe_max),
-        (seconds(300), seconds(1800))
-    );
-    assert_eq!(switch.observe_requests, 5_000);
-}
-
-#[test]
-fn auto_is_internal_where_no_public_ca_certifies() {
-    let tls = |host: &str| {
-        let text = format!("[[site]]\nhosts = [\"{host}\"]\nupstream = [\"a:1\"]\n");
-        load(&text).unwrap().sites[0].tls.clone()
-    };
-    for private in [
-        "localhost",
-        "app.localhost",
-        "printer.local",
-        "x.internal",
-        "nas.home.arpa",
-        "intranet",
-        "10.0.0.1",
-        "::1",
-    ] {
-        assert_eq!(tls(private), Tls::Internal, "{private}");
-    }
-    for public in ["example.com", "*.example.com", "local.example.com"] {
-        assert_eq!(tls(public), Tls::Auto, "{public}");
-    }
-}
-
-#[test]
-fn variables_stand_for_texts_numbers_and_booleans() {
-    let environment: HashMap<&str, &str> = [
-        ("PORT", "3000"),
-        ("RISE", "4"),
-        ("ON", "false"),
-        ("WAIT", "7s"),
-        ("EMPTY", ""),
-    ]
-    .into();
-    let text = r#"
-        shutdown_grace = "${WAIT}"
-        [log.access]
-        enabled = "${ON}"
-        [service.web]
-        blue = ["app:${PORT}", "${MISSING:-other}:1", "price-$${x}:${EMPTY:-9}"]
-        [service.web.health]
-        rise = "${RISE}"
-    "#;
-    let lookup = |name: &str| environment.get(name).map(|value| (*value).to_owned());
-    let error = load_with("cutover.toml", text, &lookup)
-        .unwrap_err()
-        .to_string();
-    assert_eq!(
-        error,
-        "cutover.toml:6:55: service.web.blue[2]: `price-${x}:9`: `price-${x}` is not a host name \
-         or an IP address, expected host:port, http://host[:port], https://host[:port], h2c://host[:port] \
-         or unix:/path",
-        "the escape is literal, and the variable behind it is replaced"
-    );
-    let text = text.replace(", \"price-$${x}:${EMPTY:-9}\"", "");
-    let config = load_with("cutover.toml", &text, &lookup).unwrap();
-    assert_eq!(config.shutdown_grace, Duration::from_secs(7));
-    assert!(!config.log.access.enabled);
-    let service = &config.services[0];
-    assert_eq!(service.health.rise, 4);
-    let blue = service.slots[0].as_ref().unwrap();
-    let names: Vec<String> = blue.upstreams.iter().map(ToString::to_string).collect();
-    assert_eq!(names, ["app:3000", "other:1"]);
-}
-
-#[test]
-fn secrets_come_from_files_and_show_nowhere() {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("webhook");
-    std::fs::write(&path, "https://hooks.example.com/S3CR3T\n").unwrap();
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
-    let text = format!(
-        "[[notify]]\nkind = \"slack\"\nurl_file = \"{}\"\n[[site]]\nhosts = [\"a.local\"]\nupstream = [\"a:1\"]\n",
-        path.display()
-    );
-    let config = load(&text).unwrap();
-    assert_eq!(
-        config.notify[0].url.reveal(),
-        "https://hooks.example.com/S3CR3T"
-    );
-    assert_eq!(config.warnings.len(), 1, "others can read the file");
-    assert!(
-        config.warnings[0]
-            .message
-            .contains("can be read by everybody")
-    );
-    let shown = format!("{config:?}{}", config.render());
-    assert!(!shown.contains("S3CR3T"), "{shown}");
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-    assert_eq!(load(&text).unwrap().warnings, []);
-}
-
-#[test]
-fn every_example_parses_and_renders_to_what_it_means() {
-    let mut seen = 0;
-    for entry in std::fs::read_dir("config").unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|kind| kind != "toml") {
-            continue;
-        }
-        seen += 1;
-        let config = config::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
-        // The only secret in the examples.
-        let rendered = config
-            .render()
-            .replace("***", "https://hooks.example.com/deploys");
-        let again = load(&rendered).unwrap_or_else(|errors| panic!("{errors}\n{rendered}"));
-        let plain = |config: &Config| {
-            let mut config = config.clone();
-            config.warnings.clear();
-            config.inactive.clear();
-            config
-        };
-        assert_eq!(plain(&again), plain(&config), "{}", path.display());
-    }
-    assert!(seen >= 3, "only {seen} examples");
-}
-
-#[test]
-fn the_documentation_names_every_key() {
-    let full = std::fs::read_to_string("config/full.toml").unwrap();
-    let documentation = std::fs::read_to_string("docs/config.md").unwrap();
-    let missing: Vec<String> = config::known_keys(&full)
-        .into_iter()
-        .filter(|key| {
-            let last = key.rsplit('.').next().unwrap_or(key);
-            let named = [
-                format!("`{last}`"),
-                format!("[{last}]"),
-                format!(".{last}]"),
-            ];
-            !named.iter().any(|name| documentation.contains(name))
+fn files(folder: &str) -> BTreeMap<String, PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    fs::read_dir(&folder)
+        .expect("the folder is there")
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "toml"))
+        .map(|path| {
+            let name = path.file_stem().expect("a file").to_string_lossy();
+            (name.into_owned(), path)
         })
+        .collect()
+}
+
+fn load(text: &str) -> Result<Config, String> {
+    load_str_with("cutover.toml", text, &env()).map_err(|errors| errors.to_string())
+}
+
+#[test]
+fn every_error_of_a_bad_file_is_told_with_its_place() {
+    let files = files("tests/config/bad");
+    assert!(files.len() >= 60, "{} bad files", files.len());
+    for (name, path) in files {
+        let text = fs::read_to_string(path).expect("readable");
+        let said = match load(&text) {
+            Ok(_) => panic!("{name} was accepted"),
+            Err(said) => said,
+        };
+        insta::with_settings!({
+            snapshot_path => "config/bad",
+            prepend_module_to_snapshot => false,
+            omit_expression => true,
+        }, {
+            insta::assert_snapshot!(name, said);
+        });
+    }
+}
+
+#[test]
+fn every_example_file_is_accepted_without_a_warning() {
+    let files = files("config");
+    assert!(files.len() >= 4);
+    for (name, path) in files {
+        let text = fs::read_to_string(path).expect("readable");
+        let config = load(&text).unwrap_or_else(|said| panic!("{name}: {said}"));
+        assert_eq!(config.warnings, [], "{name}");
+        let inactive: Vec<_> = config.inactive.iter().map(|i| i.key.as_str()).collect();
+        let only_tls = inactive.iter().all(|key| key.ends_with("].tls"));
+        assert!(only_tls, "{name}: {inactive:?}");
+    }
+}
+
+/// A file that says something unusual in every place.
+const UNUSUAL: &str = r#"
+state_dir = "/srv/$${literal}/x"
+shutdown_grace = "1500ms"
+[listen]
+http = ["127.0.0.1:8080"]
+https = []
+ops = "[::1]:9180"
+ops_allow = ["10.1.2.3", "::ffff:10.0.0.0/104"]
+admin = "/tmp/admin \"quoted\".sock"
+trusted_proxies = ["fd00::/8"]
+[timeouts]
+connect = "90s"
+stream_idle = "25h"
+[limits]
+request_head = 5000
+request_target = "4KiB"
+[log]
+redact = ["Session", "page[token]", "token"]
+access = { enabled = false, sample = "12.5%", file = "/var/log/a.log" }
+[acme]
+email = "me@example.com"
+resolvers = ["1.1.1.1", "[2606:4700::1111]:5353"]
+ca_file = "/ca.pem"
+[docker]
+socket = "tcp://socket-proxy:2375"
+network = "edge"
+[[notify]]
+kind = "discord"
+url = "https://discord.example/SECRET"
+[[site]]
+hosts = ["*.example.com", "[2001:db8::1]"]
+default = true
+tls = { cert = "/c.pem", key = "/k.pem" }
+upstream = ["h2c://[::1]:50051", "unix:/run/x.sock"]
+[[site.route]]
+path = "/img/**.png"
+method = "GET"
+header = { X-A = "*", "x-b" = "b*", X-C = "exact ${FIVE}" }
+query = { "a b" = "1", "${q}" = "*" }
+client_ip = "192.0.2.1"
+service = "web.v2:a*"
+[[site]]
+hosts = ["app.localhost", "printer", "10.0.0.1"]
+service = "compose"
+[[site]]
+hosts = ["plain.example.org"]
+tls = "off"
+service = "web.v2:a*"
+[service."web.v2:a*"]
+blue = ["https://a.example.org"]
+green = ["http://b.example.org:81"]
+stack = "s"
+live = "green"
+release = { green = "sha256:abc \"x\"" }
+balance = "header:X-User"
+[service."web.v2:a*".health]
+path = "/h?x=1"
+host = "h.example.com:99"
+status = 204
+json = { "a.b" = 1, c = 2.0, d = [true, "x${BIG}"], e = { f = "g\n\u007f" } }
+max_latency = "150ms"
+rise = "${FIVE}"
+[service."web.v2:a*".eject]
+connect_failures = 0
+[service."web.v2:a*".switch]
+observe = "0s"
+drain = "0s"
+[service."web.v2:a*".rollback]
+mode = "observe"
+gate = { budget = "7% + 3/s", methods = [] }
+[service.compose]
+docker = { service = "web", port = 3000 }
+[rollback]
+rescue = false
+alpha = 0.0000001
+[rollback.latency]
+quantiles = ["50%", 0.9, 0.99]
+floor = ["1%", 0.02, 0.005]
+"#;
+
+#[test]
+fn what_is_rendered_is_read_back_as_the_same() {
+    let mut texts: Vec<_> = files("config")
+        .into_values()
+        .map(|path| fs::read_to_string(path).expect("readable"))
         .collect();
-    assert_eq!(missing, [] as [String; 0]);
-}
-
-#[test]
-fn keys_that_need_a_restart_are_named() {
-    let old = load("state_dir = \"/a\"\n").unwrap();
-    let new =
-        load("state_dir = \"/b\"\n[listen]\nhttp = [\"127.0.0.1:1\"]\nops_allow = []\n").unwrap();
-    assert_eq!(old.restart_needed(&new), ["state_dir", "listen.http"]);
-    assert_eq!(old.restart_needed(&old), [] as [&str; 0]);
-}
-
-#[test]
-fn ten_thousand_sites_are_read_in_seconds() {
-    let mut text = String::from("[service.app]\nblue = [\"127.0.0.1:1\"]\n");
-    for n in 0..10_000 {
-        write!(
-            text,
-            "[[site]]\nhosts = [\"h{n}.test\"]\nservice = \"app\"\n"
-        )
-        .unwrap();
-    }
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "a wall-clock bound far above the figure"
-    )]
-    let start = Instant::now();
-    assert_eq!(load(&text).unwrap().sites.len(), 10_000);
-    assert!(start.elapsed() < Duration::from_secs(20));
-}
-
-proptest! {
-    #[test]
-    fn no_text_makes_the_loader_panic(text in "\\PC{0,200}") {
-        let _ = load(&text);
-    }
-
-    #[test]
-    fn no_half_finished_file_makes_the_loader_panic(
-        at in 0_usize..4000,
-        insert in "[\\[\\]{}=\"'\\n$a0.,-]{0,6}",
-    ) {
-        let full = include_str!("../config/full.toml");
-        let mut cut = at.min(full.len());
-        while !full.is_char_boundary(cut) {
-            cut -= 1;
+    texts.push(UNUSUAL.to_owned());
+    texts.push(String::new());
+    for text in texts {
+        let mut config = load(&text).unwrap_or_else(|said| panic!("{said}"));
+        let rendered = config.render();
+        assert!(!rendered.contains("SECRET"), "{rendered}");
+        let mut again = load(&rendered).unwrap_or_else(|said| panic!("{said}\n{rendered}"));
+        assert_eq!(again.render(), rendered);
+        for config in [&mut config, &mut again] {
+            config.inactive.clear();
+            config.warnings.clear();
+            config.notify.clear();
         }
-        let text = format!("{}{insert}{}", &full[..cut], &full[cut..]);
-        let _ = load(&text);
+        assert_eq!(config, again, "{rendered}");
     }
+}
+
+#[test]
+fn an_unusual_file_renders_as_it_was_meant() {
+    let config = load(UNUSUAL).unwrap_or_else(|said| panic!("{said}"));
+    insta::with_settings!({
+        snapshot_path => "config",
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, {
+        insta::assert_snapshot!("unusual", config.render());
+    });
 }

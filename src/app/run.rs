@@ -65,7 +65,7 @@ pub fn run_demo() -> anyhow::Result<()> {
         // Every demo begins with blue live.
         let _ = std::fs::remove_dir_all(&state_dir);
         let text = demo::config_text(apps, &state_dir, &admin);
-        let config = config::load_with("demo", &text, &|_| None)?;
+        let config = config::load_str("demo", &text)?;
         let served = serve(config, None, Some(demo::things_to_try(&admin))).await;
         let _ = std::fs::remove_dir_all(&state_dir);
         served

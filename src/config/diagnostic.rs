@@ -11,14 +11,15 @@ pub enum Severity {
     Warning,
 }
 
-/// One finding: where, which key, what, and what would be accepted.
+/// One finding: where, which key, what, and what would be accepted. Shown as
+/// `file:line:column: key: message`, a warning with `warning: ` before the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     /// How bad.
     pub severity: Severity,
     /// File as given by the user.
     pub file: String,
-    /// Line from 1.
+    /// Line from 1; 0 when the finding is about the file as a whole, as when it is missing.
     pub line: usize,
     /// Column from 1, in characters.
     pub column: usize,
@@ -30,7 +31,13 @@ pub struct Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.file, self.line, self.column)?;
+        match self.line {
+            0 => write!(f, "{}: ", self.file)?,
+            line => write!(f, "{}:{line}:{}: ", self.file, self.column)?,
+        }
+        if self.severity == Severity::Warning {
+            f.write_str("warning: ")?;
+        }
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }

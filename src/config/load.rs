@@ -1,104 +1,102 @@
 //! Finds and reads the configuration file.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::diagnostic::{Diagnostic, Diagnostics, Severity};
-use super::{Config, parse};
+use super::{Config, Diagnostic, Diagnostics, Env, Severity, parse};
 
-/// What `run` finds when it looks for its configuration.
+/// What [`find`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A file of ours.
+    /// The file to load. One that was named may not exist; [`load`] says so.
     File(PathBuf),
-    /// Only `/etc/caddy/Caddyfile`.
+    /// Only a Caddyfile, which this version does not read.
     Caddyfile(PathBuf),
-    /// Nothing.
+    /// Nothing anywhere.
     Nothing,
 }
 
-/// Where `run` looks, first hit wins: `--config`, `$CUTOVER_CONFIG`, `./cutover.toml`,
-/// `/etc/cutover/cutover.toml`, `/etc/caddy/Caddyfile`. A file that was named is taken whether it
-/// exists or not.
+/// The file that `run` uses, first hit: `--config`, `$CUTOVER_CONFIG`, `./cutover.toml`,
+/// `/etc/cutover/cutover.toml`, `/etc/caddy/Caddyfile`.
 #[must_use]
 pub fn find(explicit: Option<&Path>) -> Found {
+    find_with(explicit, &Env::process(), Path::exists)
+}
+
+/// As [`find`], with the environment and the file system given.
+#[must_use]
+pub fn find_with(explicit: Option<&Path>, env: &Env, exists: impl Fn(&Path) -> bool) -> Found {
     if let Some(path) = explicit {
         return Found::File(path.to_owned());
     }
-    if let Some(path) = std::env::var_os("CUTOVER_CONFIG").filter(|path| !path.is_empty()) {
+    if let Some(path) = env.var("CUTOVER_CONFIG").filter(|path| !path.is_empty()) {
         return Found::File(PathBuf::from(path));
     }
-    let ours = ["cutover.toml", "/etc/cutover/cutover.toml"];
-    if let Some(path) = ours.iter().map(Path::new).find(|path| path.exists()) {
-        return Found::File(path.to_owned());
+    for path in ["cutover.toml", "/etc/cutover/cutover.toml"] {
+        if exists(Path::new(path)) {
+            return Found::File(PathBuf::from(path));
+        }
     }
     let caddyfile = Path::new("/etc/caddy/Caddyfile");
-    if caddyfile.exists() {
+    if exists(caddyfile) {
         return Found::Caddyfile(caddyfile.to_owned());
     }
     Found::Nothing
 }
 
-/// Reads and validates a file with the process's environment.
+/// Reads and validates a file, with the variables of this process.
 ///
 /// # Errors
-/// Every error of the file, or that it cannot be read.
+/// Every error of the file, or why it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Diagnostics> {
+    load_with(path, &Env::process())
+}
+
+/// As [`load`], with the environment given.
+///
+/// # Errors
+/// Every error of the file, or why it cannot be read.
+pub fn load_with(path: &Path, env: &Env) -> Result<Config, Diagnostics> {
     let file = path.display().to_string();
-    match std::fs::read(path).map(String::from_utf8) {
-        Ok(Ok(text)) => load_str(&file, &text),
-        Ok(Err(error)) => {
-            let valid = error.utf8_error().valid_up_to();
-            let bytes = error.into_bytes();
-            let before = String::from_utf8_lossy(bytes.get(..valid).unwrap_or_default());
-            Err(unreadable(
-                file,
-                before.matches('\n').count() + 1,
-                before
-                    .rsplit('\n')
-                    .next()
-                    .map_or(0, |line| line.chars().count())
-                    + 1,
-                "is not UTF-8, expected TOML 1.0".to_owned(),
+    let bytes = std::fs::read(path)
+        .map_err(|error| alone(&file, (0, 0), format!("cannot be read: {error}")))?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => load_str_with(&file, text, env),
+        Err(error) => {
+            let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let line = good.matches('\n').count() + 1;
+            let column = good.rsplit('\n').next().map_or(0, |l| l.chars().count()) + 1;
+            Err(alone(
+                &file,
+                (line, column),
+                "not UTF-8 from here on".to_owned(),
             ))
         }
-        Err(error) => Err(unreadable(file, 1, 1, format!("cannot be read: {error}"))),
     }
 }
 
-fn unreadable(file: String, line: usize, column: usize, message: String) -> Diagnostics {
+/// Validates a text with the variables of this process; `file` is the name that errors carry.
+///
+/// # Errors
+/// Every error of the text.
+pub fn load_str(file: &str, text: &str) -> Result<Config, Diagnostics> {
+    load_str_with(file, text, &Env::process())
+}
+
+/// As [`load_str`], with the environment given.
+///
+/// # Errors
+/// Every error of the text.
+pub fn load_str_with(file: &str, text: &str, env: &Env) -> Result<Config, Diagnostics> {
+    parse::parse(file, text, env)
+}
+
+fn alone(file: &str, (line, column): (usize, usize), message: String) -> Diagnostics {
     Diagnostics(vec![Diagnostic {
         severity: Severity::Error,
-        file,
+        file: file.to_owned(),
         line,
         column,
         key: String::new(),
         message,
     }])
-}
-
-/// Validates a text with the process's environment; `file` is the name that errors carry.
-///
-/// # Errors
-/// Every error of the text.
-pub fn load_str(file: &str, text: &str) -> Result<Config, Diagnostics> {
-    load_with(file, text, &|name| std::env::var(name).ok())
-}
-
-/// Validates a text with another environment.
-///
-/// # Errors
-/// Every error of the text.
-pub fn load_with(
-    file: &str,
-    text: &str,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Config, Diagnostics> {
-    parse::read(file, text, environment).0
-}
-
-/// The paths of all keys that are known in the tables of `text`, names and positions as `*`.
-#[must_use]
-pub fn known_keys(text: &str) -> BTreeSet<String> {
-    parse::read("", text, &|_| None).1
 }

@@ -188,6 +188,7 @@ fn rollback() -> Rollback {
             clear: 3.0,
             block: 4.0,
             wait: [Duration::from_secs(10), Duration::from_secs(30)],
+            budget: crate::config::RescueBudget::default(),
         },
         after: RollbackAfter {
             on_shared: AfterAction::Hold,

@@ -1,0 +1,328 @@
+//! What holds for the whole daemon: sockets, deadlines, bounds, logs, accounts.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderName;
+use ipnet::IpNet;
+
+/// `[listen]`. Changing it needs a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Plain HTTP. Default `0.0.0.0:80` and `[::]:80`. May be empty.
+    pub http: Vec<SocketAddr>,
+    /// HTTPS. Default `0.0.0.0:443` and `[::]:443`. May be empty.
+    pub https: Vec<SocketAddr>,
+    /// Metrics and health of the daemon. Default `0.0.0.0:9180`.
+    pub ops: SocketAddr,
+    /// Who may ask `ops`; others get 403.
+    pub ops_allow: IpSet,
+    /// The admin socket. Default `/run/cutover/admin.sock`.
+    pub admin: PathBuf,
+    /// Peers whose forwarding headers are believed. Default none.
+    pub trusted_proxies: IpSet,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let any = |port| {
+            vec![
+                SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+            ]
+        };
+        let v4 = |a, b, c, d, bits| IpNet::new_assert(Ipv4Addr::new(a, b, c, d).into(), bits);
+        Self {
+            http: any(80),
+            https: any(443),
+            ops: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9180)),
+            ops_allow: IpSet(vec![
+                v4(127, 0, 0, 0, 8),
+                IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
+                v4(10, 0, 0, 0, 8),
+                v4(172, 16, 0, 0, 12),
+                v4(192, 168, 0, 0, 16),
+                IpNet::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0).into(), 7),
+            ]),
+            admin: PathBuf::from("/run/cutover/admin.sock"),
+            trusted_proxies: IpSet::default(),
+        }
+    }
+}
+
+/// A set of networks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IpSet(pub Vec<IpNet>);
+
+impl IpSet {
+    /// Whether `ip` is inside; an IPv4-mapped IPv6 address counts as the IPv4 one.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.0.iter().any(|net| net.contains(&ip))
+    }
+
+    /// Whether nothing is inside.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// `[timeouts]`. None is infinite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Whole TLS handshake. Default 10 s.
+    pub tls_handshake: Duration,
+    /// Whole request head, from its first byte. Default 10 s.
+    pub request_head: Duration,
+    /// Between two reads of a request body. Default 60 s.
+    pub request_body: Duration,
+    /// Idle keep-alive connection of a client. Default 75 s.
+    pub keep_alive: Duration,
+    /// Between two writes to a client that does not read. Default 60 s.
+    pub client_write: Duration,
+    /// TCP (and TLS) connection to an upstream. Default 5 s.
+    pub connect: Duration,
+    /// Until the upstream's first byte, and between two reads of its body. Default 60 s.
+    pub upstream_read: Duration,
+    /// Between two writes to an upstream that does not read. Default 60 s.
+    pub upstream_write: Duration,
+    /// Idle connection kept to an upstream. Default 50 s.
+    pub upstream_idle: Duration,
+    /// Silence of an upgraded connection or event stream before it is closed. Default 1 h.
+    pub stream_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tls_handshake: Duration::from_secs(10),
+            request_head: Duration::from_secs(10),
+            request_body: Duration::from_secs(60),
+            keep_alive: Duration::from_secs(75),
+            client_write: Duration::from_secs(60),
+            connect: Duration::from_secs(5),
+            upstream_read: Duration::from_secs(60),
+            upstream_write: Duration::from_secs(60),
+            upstream_idle: Duration::from_secs(50),
+            stream_idle: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// `[limits]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Request line and headers together, in bytes. Default 64 KiB; above: 431.
+    pub request_head_bytes: usize,
+    /// Request target, in bytes. Default 16 KiB; above: 414.
+    pub request_target_bytes: usize,
+    /// Client connections at a time. Default 20,000; above: closed at accept.
+    pub connections: usize,
+    /// Idle connections kept to upstreams in all. Default 512.
+    pub upstream_keep_alive: usize,
+    /// Attempts for one request, the first included. Default 3.
+    pub attempts: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_head_bytes: 64 * 1024,
+            request_target_bytes: 16 * 1024,
+            connections: 20_000,
+            upstream_keep_alive: 512,
+            attempts: 3,
+        }
+    }
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// Whether and how requests are logged.
+    pub access: AccessLog,
+    /// Names of query parameters whose value is not logged, lower case. `log.redact` adds to
+    /// [`Log::ALWAYS_REDACTED`].
+    pub redact_query: Vec<String>,
+    /// Header names whose value is not logged; from the same list.
+    pub redact_headers: Vec<HeaderName>,
+}
+
+impl Log {
+    /// What is never logged, whatever `log.redact` says. Each name stands for a query
+    /// parameter and for a header.
+    pub const ALWAYS_REDACTED: [&'static str; 16] = [
+        "access_token",
+        "api_key",
+        "authorization",
+        "client_secret",
+        "code",
+        "cookie",
+        "id_token",
+        "password",
+        "proxy-authorization",
+        "refresh_token",
+        "secret",
+        "set-cookie",
+        "sig",
+        "signature",
+        "token",
+        "x-api-key",
+    ];
+
+    /// Adds a name to both lists, lower case; a text that no header can have as its name goes
+    /// to the query parameters alone.
+    pub(super) fn redact(&mut self, name: &str) {
+        let name = name.to_ascii_lowercase();
+        if let Ok(header) = HeaderName::try_from(name.as_str())
+            && !self.redact_headers.contains(&header)
+        {
+            self.redact_headers.push(header);
+        }
+        if !self.redact_query.contains(&name) {
+            self.redact_query.push(name);
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        let mut log = Self {
+            access: AccessLog::default(),
+            redact_query: Vec::new(),
+            redact_headers: Vec::new(),
+        };
+        for name in Self::ALWAYS_REDACTED {
+            log.redact(name);
+        }
+        log
+    }
+}
+
+/// `[log.access]`: one JSON line a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLog {
+    /// Default true.
+    pub enabled: bool,
+    /// Share of requests logged, 0–1. Default 1. Errors (5xx) are always logged.
+    pub sample: f64,
+    /// Default stdout.
+    pub file: Option<PathBuf>,
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            sample: 1.0,
+            file: None,
+        }
+    }
+}
+
+/// `[acme]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acme {
+    /// Contact of the account.
+    pub email: Option<String>,
+    /// Directory URL. Default Let's Encrypt production.
+    pub directory: String,
+    /// CA of a private ACME server.
+    pub ca_file: Option<PathBuf>,
+    /// Resolvers for pre-flight checks; empty: the system's.
+    pub resolvers: Vec<SocketAddr>,
+}
+
+impl Default for Acme {
+    fn default() -> Self {
+        Self {
+            email: None,
+            directory: "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
+            ca_file: None,
+            resolvers: Vec::new(),
+        }
+    }
+}
+
+/// `[docker]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Docker {
+    /// Default true.
+    pub enabled: bool,
+    /// Default the unix socket `/var/run/docker.sock`.
+    pub socket: DockerSocket,
+    /// Network whose addresses are used; `None`: the one shared with the proxy.
+    pub network: Option<String>,
+}
+
+impl Default for Docker {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            socket: DockerSocket::Unix(PathBuf::from("/var/run/docker.sock")),
+            network: None,
+        }
+    }
+}
+
+/// How the Docker engine is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DockerSocket {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// `tcp://host:port`, for a socket proxy.
+    Tcp(String),
+}
+
+/// `[[notify]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notify {
+    /// Format of the message.
+    pub kind: NotifyKind,
+    /// Where it goes. A secret: masked wherever it is shown.
+    pub url: Secret,
+}
+
+/// Format of a notification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotifyKind {
+    /// Generic JSON.
+    Json,
+    /// Slack's incoming webhook.
+    Slack,
+    /// Discord's webhook.
+    Discord,
+}
+
+/// A text that never shows itself: `Debug` and `Display` print `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself; only for the wire.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl std::fmt::Display for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}

@@ -1,0 +1,447 @@
+//! `[service.NAME]`, and the services that the short form of a site stands for.
+
+use std::collections::{BTreeMap, HashSet};
+
+use http::HeaderName;
+
+use super::findings::Findings;
+use super::rollback;
+use super::section::Section;
+use super::site::Head;
+use super::tree::{Entry, Node, Value, join, quoted};
+use super::value::{self, Parsed};
+use crate::config::render::in_words;
+use crate::config::{
+    Balance, DockerService, Eject, Health, Probe, Rollback, Service, ServiceIndex, Slot, Switch,
+    schema,
+};
+use crate::model::{AddressError, Color, Release, ServiceName, StackName, UpstreamAddr};
+
+const CONTAINERS: &str = "containers are not discovered yet; give upstreams in blue and green";
+
+/// Every service of the file by name, so that references can be resolved before the services
+/// are read.
+pub(super) struct Names<'a> {
+    out: &'a Findings<'a>,
+    /// `[service.NAME]`, by name.
+    written: BTreeMap<&'a str, &'a Entry>,
+    /// In order; the position is the [`ServiceIndex`].
+    all: BTreeMap<String, ServiceIndex>,
+    /// `service` is there but is no table: which names it has is unknown.
+    unreadable: bool,
+}
+
+impl<'a> Names<'a> {
+    /// Names of the tables, and of the first hosts of sites in the short form.
+    pub(super) fn collect(root: &Section<'a>, sites: &[Head<'a>]) -> Self {
+        let tables = root.table("service");
+        let written: BTreeMap<_, _> = (tables.unwrap_or_default().iter())
+            .map(|entry| (entry.name.as_str(), entry))
+            .collect();
+        let mut names: BTreeMap<_, _> = (written.keys())
+            .map(|name| ((*name).to_owned(), ServiceIndex(0)))
+            .collect();
+        for head in sites {
+            let Some(name) = &head.short_name else {
+                continue;
+            };
+            if let Some(entry) = written.get(name.as_str()) {
+                let line = root.out.line(entry.at);
+                head.section.error(
+                    "upstream",
+                    format!(
+                        "stands for a service named after the first host, {}, but line {line} has \
+                         a service of that name; write service = {} instead, or rename that one",
+                        quoted(name),
+                        quoted(name),
+                    ),
+                );
+            }
+            names.insert(name.clone(), ServiceIndex(0));
+        }
+        for (n, index) in names.values_mut().enumerate() {
+            *index = ServiceIndex(n);
+        }
+        Self {
+            out: root.out,
+            written,
+            all: names,
+            unreadable: root.entry("service").is_some() && tables.is_none(),
+        }
+    }
+
+    /// The service that the key `service` of a site or route names; reported when there is
+    /// none.
+    pub(super) fn resolve(&self, section: &Section<'_>) -> Option<ServiceIndex> {
+        let name = section.value("service", value::text)?;
+        if let Some(index) = self.all.get(&name) {
+            return Some(*index);
+        }
+        if self.unreadable {
+            return None;
+        }
+        let near = self.out.nearest(&name, self.all.keys().map(String::as_str));
+        let instead = match (near, self.all.len()) {
+            (Some(near), _) => format!("; did you mean {}?", quoted(near)),
+            (None, 0) => format!("; add [{}]", join("service", &name)),
+            (None, 1..=8) => {
+                let all: Vec<_> = self.all.keys().map(String::as_str).collect();
+                format!("; the services are {}", all.join(", "))
+            }
+            (None, _) => String::new(),
+        };
+        let message = format!("there is no service {}{instead}", quoted(&name));
+        let at = section.place("service");
+        self.out.missing(at, &section.key("service"), message);
+        None
+    }
+
+    /// The table of a service; `None` for one that a short form stands for.
+    pub(super) fn entry(&self, name: &str) -> Option<&'a Entry> {
+        self.written.get(name).copied()
+    }
+
+    /// The index of a name that was collected.
+    pub(super) fn index(&self, name: &str) -> Option<ServiceIndex> {
+        self.all.get(name).copied()
+    }
+}
+
+/// All services, in the order of their names.
+pub(super) fn read(
+    root: &Section<'_>,
+    names: &Names<'_>,
+    sites: &[Head<'_>],
+    defaults: &Rollback,
+) -> Vec<Service> {
+    let mut services: BTreeMap<&str, Service> = BTreeMap::new();
+    for head in sites {
+        if let Some(name) = &head.short_name {
+            let mut service = empty(name, defaults);
+            service.slots[Color::Blue.index()].clone_from(&head.short_slot);
+            services.insert(name, service);
+        }
+    }
+    for entry in names.written.values().copied() {
+        let path = join("service", &entry.name);
+        let Value::Table(entries) = &entry.node.value else {
+            if !matches!(entry.node.value, Value::Broken) {
+                let found = entry.node.value.describe();
+                let message = format!("expected a table, [{path}], found {found}");
+                root.out.error(entry.node.at, &path, message);
+            }
+            services.insert(&entry.name, empty(&entry.name, defaults));
+            continue;
+        };
+        if !value::is_name(&entry.name) {
+            let message = "not a name: up to 253 letters, digits and - _ . : *".to_owned();
+            root.out.error(entry.at, &path, message);
+        }
+        let section = root.child(&schema::SERVICE, path, entry.at, entries);
+        services.insert(&entry.name, one(&section, &entry.name, defaults));
+    }
+    services.into_values().collect()
+}
+
+fn empty(name: &str, rollback: &Rollback) -> Service {
+    Service {
+        name: ServiceName::from(name),
+        stack: StackName::from("default"),
+        live: None,
+        slots: [None, None],
+        docker: None,
+        balance: Balance::default(),
+        health: Health::default(),
+        eject: Eject::default(),
+        switch: Switch::default(),
+        rollback: rollback.clone(),
+    }
+}
+
+fn one(section: &Section<'_>, name: &str, defaults: &Rollback) -> Service {
+    let mut service = empty(name, defaults);
+    service.slots = [slot(section, "blue"), slot(section, "green")];
+    service.docker = docker(section);
+    releases(section, &mut service);
+    section.set("stack", &mut service.stack, |v| {
+        value::name(v).map(StackName::from)
+    });
+    section.set("balance", &mut service.balance, balance);
+    let colors = [("blue", Color::Blue), ("green", Color::Green)];
+    service.live = section.value("live", value::word(&colors));
+    check_slots(section, &service);
+    if let Some(health) = section.section("health", &schema::HEALTH) {
+        service.health = read_health(&health);
+    }
+    if let Some(eject) = section.section("eject", &schema::EJECT) {
+        service.eject = read_eject(&eject);
+    }
+    if let Some(switch) = section.section("switch", &schema::SWITCH) {
+        service.switch = read_switch(&switch);
+    }
+    let rollback = section.section("rollback", &schema::ROLLBACK);
+    service.rollback = rollback::read(rollback, defaults);
+    service
+}
+
+/// The upstreams of one key; at least one, each once.
+pub(super) fn slot(section: &Section<'_>, key: &'static str) -> Option<Slot> {
+    let address = value::parsed::<UpstreamAddr>(AddressError::FORM);
+    let list = section.list(key, "upstreams, such as [\"app:3000\"]", address)?;
+    if section.length(key) == Some(0) {
+        section.error(
+            key,
+            "a pool needs at least one upstream, such as [\"app:3000\"]",
+        );
+    }
+    let mut seen = HashSet::with_capacity(list.len());
+    let mut upstreams = Vec::with_capacity(list.len());
+    for (at, upstream) in list {
+        if seen.insert(upstream.clone()) {
+            upstreams.push(upstream);
+        } else {
+            let message = format!("{upstream} is in this pool already");
+            section.out.error(at, &section.key(key), message);
+        }
+    }
+    Some(Slot {
+        upstreams,
+        release: None,
+    })
+}
+
+fn docker(section: &Section<'_>) -> Option<DockerService> {
+    let docker = section.section("docker", &schema::SERVICE_DOCKER)?;
+    docker.without_effect(CONTAINERS);
+    for color in ["blue", "green"] {
+        if section.entry(color).is_some() {
+            let message = format!("stands instead of blue and green; remove it or {color}");
+            section.error("docker", message);
+            break;
+        }
+    }
+    if docker.entry("service").is_none() {
+        docker.missing("needs service, the name of a Compose service");
+    }
+    let service = docker.value("service", value::words);
+    let port = docker.value("port", value::whole(1..=u16::MAX));
+    Some(DockerService {
+        service: service.unwrap_or_default(),
+        port,
+    })
+}
+
+fn releases(section: &Section<'_>, service: &mut Service) {
+    let Some(releases) = section.section("release", &schema::RELEASE) else {
+        return;
+    };
+    for (color, slot) in ["blue", "green"].into_iter().zip(&mut service.slots) {
+        let Some(release) = releases.value(color, value::words) else {
+            continue;
+        };
+        match slot {
+            Some(slot) => slot.release = Some(Release::from(release)),
+            None if section.entry(color).is_none() => {
+                releases.error(color, format!("the slot {color} has no upstreams"));
+            }
+            None => {}
+        }
+    }
+}
+
+fn check_slots(section: &Section<'_>, service: &Service) {
+    let written = |color: &'static str| section.entry(color).is_some();
+    let by_docker = section.entry("docker").is_some();
+    if !written("blue") && !written("green") && !by_docker {
+        section.missing("has no upstreams; give blue = [\"app:3000\"], and green to switch to");
+    }
+    if let Some(live) = service.live
+        && !by_docker
+        && !written(live.as_str())
+    {
+        section.error("live", format!("the slot {live} has no upstreams"));
+    }
+    if section.entry("stack").is_some() && !by_docker && written("blue") != written("green") {
+        section.warning(
+            "stack",
+            "has no effect: a service with one slot never switches",
+        );
+    }
+    if let [Some(blue), Some(green)] = &service.slots {
+        let blue: HashSet<_> = blue.upstreams.iter().collect();
+        if let Some(both) = green.upstreams.iter().find(|up| blue.contains(up)) {
+            let message = format!("{both} is in blue too; a switch would not move its requests");
+            section.warning("green", message);
+        }
+    }
+}
+
+fn balance(value: &Value) -> Parsed<Balance> {
+    if let Value::Text { text, .. } = value
+        && let Some(name) = text.strip_prefix("header:")
+    {
+        return match HeaderName::try_from(name.trim()) {
+            Ok(name) => Ok(Balance::Header(name)),
+            Err(_) => Err(format!("{} is not the name of a header", quoted(name))),
+        };
+    }
+    let choices = [
+        ("least_conn", Some(Balance::LeastConn)),
+        ("round_robin", Some(Balance::RoundRobin)),
+        ("random", Some(Balance::Random)),
+        ("ip_hash", Some(Balance::IpHash)),
+        ("cookie", Some(Balance::Cookie)),
+        // Never chosen: the form is taken above, the entry only names it.
+        ("header:NAME", None),
+    ];
+    value::word(&choices)(value).map(Option::unwrap_or_default)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ProbeType {
+    Tcp,
+    Http,
+    Grpc,
+}
+
+fn read_health(section: &Section<'_>) -> Health {
+    let mut health = Health::default();
+    let types = [
+        ("http", ProbeType::Http),
+        ("tcp", ProbeType::Tcp),
+        ("grpc", ProbeType::Grpc),
+    ];
+    let mut kind = ProbeType::Http;
+    section.set("type", &mut kind, value::word(&types));
+    let http = http_probe(section);
+    let service = section.value("service", value::words).unwrap_or_default();
+    for key in ["path", "host", "status", "json"] {
+        if kind != ProbeType::Http && section.entry(key).is_some() {
+            section.error(key, "is only for type = \"http\"");
+        }
+    }
+    if kind != ProbeType::Grpc && section.entry("service").is_some() {
+        section.error("service", "is only for type = \"grpc\"");
+    }
+    health.probe = match kind {
+        ProbeType::Tcp => Probe::Tcp,
+        ProbeType::Http => http,
+        ProbeType::Grpc => Probe::Grpc { service },
+    };
+    section.set("interval", &mut health.interval, value::some_time);
+    section.set("timeout", &mut health.timeout, value::some_time);
+    section.set("rise", &mut health.rise, value::whole(1..=1000));
+    section.set("fall", &mut health.fall, value::whole(1..=1000));
+    health.max_latency = section.value("max_latency", value::some_time);
+    if health.timeout > health.interval {
+        let key = section.first_of("timeout", "interval");
+        section.warning(
+            key,
+            "timeout is longer than interval: a slow probe delays the next one",
+        );
+    }
+    if health.max_latency.is_some_and(|max| max > health.timeout) {
+        section.warning("max_latency", "has no effect: it is longer than timeout");
+    }
+    health
+}
+
+fn http_probe(section: &Section<'_>) -> Probe {
+    let path = section.value("path", |value| {
+        let path = value::words(value)?;
+        match path.parse::<http::uri::PathAndQuery>() {
+            Ok(_) if path.starts_with('/') && !path.contains('#') => Ok(path),
+            _ => Err(format!(
+                "{} is not a path such as \"/healthz\"",
+                quoted(&path)
+            )),
+        }
+    });
+    let host = section.value("host", |value| {
+        let host = value::words(value)?;
+        match host.parse::<http::uri::Authority>() {
+            Ok(_) if !host.contains('@') => Ok(host),
+            _ => Err(format!(
+                "{} is not a host such as \"example.com\"",
+                quoted(&host)
+            )),
+        }
+    });
+    let mut status = (200, 299);
+    section.set("status", &mut status, value::status);
+    let mut fields = BTreeMap::new();
+    for field in section.table("json").unwrap_or_default() {
+        let path = join(&section.key("json"), &field.name);
+        if let Some(value) = section.read(&field.node, &path, json) {
+            fields.insert(field.name.clone(), value);
+        }
+    }
+    Probe::Http {
+        path: path.unwrap_or_else(|| "/healthz".to_owned()),
+        host,
+        status,
+        json: fields,
+    }
+}
+
+fn json(value: &Value) -> Parsed<serde_json::Value> {
+    let below = |node: &Node| json(&node.value);
+    Ok(match value {
+        Value::Text { text, .. } => text.as_str().into(),
+        Value::Integer(number) => (*number).into(),
+        Value::Boolean(value) => (*value).into(),
+        Value::Float(number) => match serde_json::Number::from_f64(*number) {
+            Some(number) => serde_json::Value::Number(number),
+            None => return Err(format!("JSON has no {number}")),
+        },
+        Value::Date => return Err("JSON has no dates; write it in quotes".to_owned()),
+        Value::List(items) => {
+            serde_json::Value::Array(items.iter().map(below).collect::<Parsed<_>>()?)
+        }
+        Value::Table(entries) => serde_json::Value::Object(
+            (entries.iter())
+                .map(|entry| Ok((entry.name.clone(), below(&entry.node)?)))
+                .collect::<Parsed<_>>()?,
+        ),
+        Value::Broken => serde_json::Value::Null,
+    })
+}
+
+fn read_eject(section: &Section<'_>) -> Eject {
+    let mut eject = Eject::default();
+    let count = || value::whole(0..=100_000);
+    section.set("connect_failures", &mut eject.connect_failures, count());
+    section.set("server_errors", &mut eject.server_errors, count());
+    section.set("base", &mut eject.base, value::some_time);
+    section.set("max", &mut eject.max, value::some_time);
+    if eject.base > eject.max {
+        let key = section.first_of("base", "max");
+        let (base, max) = (in_words(eject.base), in_words(eject.max));
+        section.error(key, format!("base ({base}) is longer than max ({max})"));
+    }
+    eject
+}
+
+fn read_switch(section: &Section<'_>) -> Switch {
+    let mut s = Switch::default();
+    section.set("ready_timeout", &mut s.ready_timeout, value::some_time);
+    section.set("drain", &mut s.drain, value::duration);
+    section.set("websocket_drain", &mut s.websocket_drain, value::duration);
+    section.set("sse_drain", &mut s.sse_drain, value::duration);
+    section.set("observe", &mut s.observe, value::duration);
+    section.set(
+        "observe_requests",
+        &mut s.observe_requests,
+        value::whole(0..=1_000_000_000_u64),
+    );
+    section.set("observe_max", &mut s.observe_max, value::duration);
+    if s.observe > s.observe_max {
+        let key = section.first_of("observe", "observe_max");
+        let (observe, max) = (in_words(s.observe), in_words(s.observe_max));
+        section.error(
+            key,
+            format!("observe ({observe}) is longer than observe_max ({max})"),
+        );
+    }
+    s
+}

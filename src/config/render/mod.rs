@@ -1,0 +1,451 @@
+//! The effective configuration as TOML, secrets masked.
+//!
+//! What it prints is read back as an equal [`Config`], but for secrets, and for
+//! [`Config::inactive`] and [`Config::warnings`], which speak of the file as it was written.
+//! Keys without effect in this version are printed only where they differ from their default,
+//! so that the result complains of no more than the file did.
+
+mod text;
+
+use std::fmt::{Display, Write as _};
+
+pub(super) use self::text::in_words;
+use self::text::{
+    bare_or_quoted, duration, inline, list, matches, networks, number, path, size, text,
+};
+use super::{
+    Acme, AfterAction, Balance, Config, Docker, DockerSocket, Health, Limits, Listen, Log, Notify,
+    NotifyKind, Probe, Rollback, RollbackMode, Route, Service, ServiceIndex, Site, Tls,
+};
+use crate::model::Color;
+
+/// Stands for a secret that is a URL, and is one itself.
+const MASKED_URL: &str = "https://***";
+
+impl Config {
+    /// What [`Config::render`] says, as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let table: Result<toml::Table, _> = self.render().parse();
+        let json = table.ok().map(serde_json::to_value);
+        json.and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// The effective configuration as TOML, every default written out, secrets masked.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = Writer(String::new());
+        out.key("state_dir", path(&self.state_dir));
+        out.key("shutdown_grace", duration(self.shutdown_grace));
+        listen(&mut out, &self.listen);
+        timeouts(&mut out, self);
+        limits(&mut out, &self.limits);
+        log(&mut out, &self.log);
+        acme(&mut out, &self.acme);
+        if let Some(docker) = &self.docker {
+            render_docker(&mut out, docker);
+        }
+        for notify in &self.notify {
+            render_notify(&mut out, notify);
+        }
+        for site in &self.sites {
+            self.site(&mut out, site);
+        }
+        for service in &self.services {
+            render_service(&mut out, service);
+        }
+        out.0
+    }
+
+    fn site(&self, out: &mut Writer, site: &Site) {
+        out.table("[[site]]");
+        out.key("hosts", list(site.hosts.iter().map(text)));
+        if site.default {
+            out.key("default", true);
+        }
+        out.key(
+            "tls",
+            match &site.tls {
+                Tls::Auto => text("auto"),
+                Tls::Internal => text("internal"),
+                Tls::Off => text("off"),
+                Tls::Files { cert, key } => {
+                    format!("{{ cert = {}, key = {} }}", path(cert), path(key))
+                }
+            },
+        );
+        out.key("redirect", site.redirect);
+        if let Some(index) = site.service {
+            out.key("service", self.service_name(index));
+        }
+        for route in &site.routes {
+            self.route(out, route);
+        }
+    }
+
+    fn route(&self, out: &mut Writer, route: &Route) {
+        out.table("[[site.route]]");
+        if let Some(path) = &route.path {
+            out.key("path", text(path));
+        }
+        if !route.methods.is_empty() {
+            out.key("method", list(route.methods.iter().map(text)));
+        }
+        let headers = route
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value));
+        let query = route
+            .query
+            .iter()
+            .map(|(name, value)| (name.as_str(), value));
+        for (key, matches) in [("header", matches(headers)), ("query", matches(query))] {
+            if let Some(matches) = matches {
+                out.key(key, matches);
+            }
+        }
+        if !route.client_ip.is_empty() {
+            out.key("client_ip", networks(&route.client_ip));
+        }
+        out.key("service", self.service_name(route.service));
+    }
+
+    fn service_name(&self, ServiceIndex(n): ServiceIndex) -> String {
+        self.services
+            .get(n)
+            .map_or_else(String::new, |service| text(&service.name))
+    }
+}
+
+/// Lines of TOML.
+struct Writer(String);
+
+impl Writer {
+    fn table(&mut self, header: impl Display) {
+        writeln!(self.0, "\n{header}").expect("a String takes everything");
+    }
+
+    /// `value` is TOML already.
+    fn key(&mut self, key: &str, value: impl Display) {
+        writeln!(self.0, "{key} = {value}").expect("a String takes everything");
+    }
+
+    /// Keys that differ from their default, under a header that is there only with one of
+    /// them.
+    fn differing(&mut self, header: &str, keys: &[(&str, String, String)]) {
+        let mut differing = keys
+            .iter()
+            .filter(|(_, value, default)| value != default)
+            .peekable();
+        if differing.peek().is_some() {
+            self.table(header);
+        }
+        for (key, value, _) in differing {
+            self.key(key, value);
+        }
+    }
+}
+
+fn listen(out: &mut Writer, listen: &Listen) {
+    out.table("[listen]");
+    out.key("http", list(listen.http.iter().map(text)));
+    out.key("https", list(listen.https.iter().map(text)));
+    out.key("ops", text(listen.ops));
+    out.key("ops_allow", networks(&listen.ops_allow));
+    out.key("admin", path(&listen.admin));
+    out.key("trusted_proxies", networks(&listen.trusted_proxies));
+}
+
+fn timeouts(out: &mut Writer, config: &Config) {
+    let t = &config.timeouts;
+    out.table("[timeouts]");
+    for (key, value) in [
+        ("tls_handshake", t.tls_handshake),
+        ("request_head", t.request_head),
+        ("request_body", t.request_body),
+        ("keep_alive", t.keep_alive),
+        ("client_write", t.client_write),
+        ("connect", t.connect),
+        ("upstream_read", t.upstream_read),
+        ("upstream_write", t.upstream_write),
+        ("upstream_idle", t.upstream_idle),
+        ("stream_idle", t.stream_idle),
+    ] {
+        out.key(key, duration(value));
+    }
+}
+
+fn limits(out: &mut Writer, limits: &Limits) {
+    out.table("[limits]");
+    out.key("request_head", size(limits.request_head_bytes));
+    out.key("request_target", size(limits.request_target_bytes));
+    out.key("connections", limits.connections);
+    out.key("upstream_keep_alive", limits.upstream_keep_alive);
+    out.key("attempts", limits.attempts);
+}
+
+fn log(out: &mut Writer, log: &Log) {
+    out.table("[log]");
+    out.key("redact", list(log.redact_query.iter().map(text)));
+    out.table("[log.access]");
+    out.key("enabled", log.access.enabled);
+    out.key("sample", number(log.access.sample));
+    if let Some(file) = &log.access.file {
+        out.key("file", path(file));
+    }
+}
+
+fn acme(out: &mut Writer, acme: &Acme) {
+    let default = Acme::default();
+    let keys = |acme: &Acme| {
+        let ca_file = acme.ca_file.as_deref();
+        [
+            acme.email.as_ref().map_or_else(String::new, text),
+            text(&acme.directory),
+            ca_file.map_or_else(String::new, path),
+            list(acme.resolvers.iter().map(text)),
+        ]
+    };
+    let names = ["email", "directory", "ca_file", "resolvers"];
+    differing(out, "[acme]", names, keys(acme), keys(&default));
+}
+
+fn differing<const N: usize>(
+    out: &mut Writer,
+    header: &str,
+    names: [&str; N],
+    values: [String; N],
+    defaults: [String; N],
+) {
+    let keys: Vec<_> = (names.into_iter().zip(values).zip(defaults))
+        .map(|((name, value), default)| (name, value, default))
+        .collect();
+    out.differing(header, &keys);
+}
+
+fn render_docker(out: &mut Writer, docker: &Docker) {
+    let default = Docker::default();
+    out.table("[docker]");
+    if docker.enabled != default.enabled {
+        out.key("enabled", docker.enabled);
+    }
+    if docker.socket != default.socket {
+        out.key(
+            "socket",
+            match &docker.socket {
+                DockerSocket::Unix(socket) => path(socket),
+                DockerSocket::Tcp(address) => text(format!("tcp://{address}")),
+            },
+        );
+    }
+    if let Some(network) = &docker.network {
+        out.key("network", text(network));
+    }
+}
+
+fn render_notify(out: &mut Writer, notify: &Notify) {
+    out.table("[[notify]]");
+    out.key(
+        "kind",
+        text(match notify.kind {
+            NotifyKind::Json => "json",
+            NotifyKind::Slack => "slack",
+            NotifyKind::Discord => "discord",
+        }),
+    );
+    out.key("url", text(MASKED_URL));
+}
+
+fn render_service(out: &mut Writer, service: &Service) {
+    let header = format!("service.{}", bare_or_quoted(service.name.as_str()));
+    out.table(format!("[{header}]"));
+    let mut releases = Vec::new();
+    for (color, slot) in Color::ALL.into_iter().zip(&service.slots) {
+        let Some(slot) = slot else {
+            continue;
+        };
+        out.key(color.as_str(), list(slot.upstreams.iter().map(text)));
+        if let Some(release) = &slot.release {
+            releases.push(format!("{color} = {}", text(release)));
+        }
+    }
+    if !releases.is_empty() {
+        out.key("release", format!("{{ {} }}", releases.join(", ")));
+    }
+    if let Some(docker) = &service.docker {
+        let port = docker
+            .port
+            .map_or_else(String::new, |port| format!(", port = {port}"));
+        out.key(
+            "docker",
+            format!("{{ service = {}{port} }}", text(&docker.service)),
+        );
+    }
+    out.key("stack", text(&service.stack));
+    if let Some(live) = service.live {
+        out.key("live", text(live));
+    }
+    out.key(
+        "balance",
+        text(match &service.balance {
+            Balance::LeastConn => "least_conn".to_owned(),
+            Balance::RoundRobin => "round_robin".to_owned(),
+            Balance::Random => "random".to_owned(),
+            Balance::IpHash => "ip_hash".to_owned(),
+            Balance::Cookie => "cookie".to_owned(),
+            Balance::Header(name) => format!("header:{name}"),
+        }),
+    );
+    out.table(format!("[{header}.health]"));
+    health(out, &service.health);
+    let eject = &service.eject;
+    out.table(format!("[{header}.eject]"));
+    out.key("connect_failures", eject.connect_failures);
+    out.key("server_errors", eject.server_errors);
+    out.key("base", duration(eject.base));
+    out.key("max", duration(eject.max));
+    let switch = &service.switch;
+    out.table(format!("[{header}.switch]"));
+    out.key("ready_timeout", duration(switch.ready_timeout));
+    out.key("drain", duration(switch.drain));
+    out.key("websocket_drain", duration(switch.websocket_drain));
+    out.key("sse_drain", duration(switch.sse_drain));
+    out.key("observe", duration(switch.observe));
+    out.key("observe_requests", switch.observe_requests);
+    out.key("observe_max", duration(switch.observe_max));
+    rollback(out, &format!("{header}.rollback"), &service.rollback);
+}
+
+fn health(out: &mut Writer, health: &Health) {
+    match &health.probe {
+        Probe::Tcp => out.key("type", text("tcp")),
+        Probe::Http {
+            path,
+            host,
+            status: (from, to),
+            json: fields,
+        } => {
+            out.key("type", text("http"));
+            out.key("path", text(path));
+            if let Some(host) = host {
+                out.key("host", text(host));
+            }
+            out.key("status", text(format!("{from}-{to}")));
+            if !fields.is_empty() {
+                out.key("json", inline(fields.iter()));
+            }
+        }
+        Probe::Grpc { service } => {
+            out.key("type", text("grpc"));
+            if !service.is_empty() {
+                out.key("service", text(service));
+            }
+        }
+    }
+    out.key("interval", duration(health.interval));
+    out.key("timeout", duration(health.timeout));
+    out.key("rise", health.rise);
+    out.key("fall", health.fall);
+    if let Some(max) = health.max_latency {
+        out.key("max_latency", duration(max));
+    }
+}
+
+fn rollback(out: &mut Writer, header: &str, rollback: &Rollback) {
+    let default = Rollback::default();
+    for ((table, values), (_, defaults)) in tables(rollback).into_iter().zip(tables(&default)) {
+        let keys: Vec<_> = (values.into_iter().zip(defaults))
+            .map(|((key, value), (_, default))| (key, value, default))
+            .collect();
+        out.differing(&format!("[{header}{table}]"), &keys);
+    }
+}
+
+type Keys = Vec<(&'static str, String)>;
+
+fn tables(r: &Rollback) -> [(&'static str, Keys); 7] {
+    let mode = match r.mode {
+        RollbackMode::Enforce => "enforce",
+        RollbackMode::Observe => "observe",
+        RollbackMode::Off => "off",
+    };
+    let budget = format!("{} + {}/s", r.gate.budget.share, r.gate.budget.per_second);
+    let numbers = |numbers: &[f64]| list(numbers.iter().copied().map(number));
+    [
+        (
+            "",
+            vec![
+                ("mode", text(mode)),
+                ("rescue", r.rescue.to_string()),
+                ("unsafe", r.r#unsafe.to_string()),
+                ("alpha", number(r.alpha)),
+            ],
+        ),
+        (
+            ".baseline",
+            vec![
+                ("min_window", duration(r.baseline.min_window)),
+                ("min_requests", r.baseline.min_requests.to_string()),
+                ("max_window", duration(r.baseline.max_window)),
+                ("no_baseline_limit", number(r.baseline.no_baseline_limit)),
+            ],
+        ),
+        (
+            ".errors",
+            vec![
+                ("ratio", number(r.errors.ratio)),
+                ("floor", number(r.errors.floor)),
+                ("min_errors", r.errors.min_errors.to_string()),
+                ("min_bad_seconds", r.errors.min_bad_seconds.to_string()),
+                ("restart_every", duration(r.errors.restart_every)),
+                ("alternatives", r.errors.alternatives.to_string()),
+            ],
+        ),
+        (
+            ".fast",
+            vec![
+                ("q", number(r.fast.q)),
+                ("min_span", duration(r.fast.min_span)),
+            ],
+        ),
+        (
+            ".latency",
+            vec![
+                ("factor", number(r.latency.factor)),
+                ("quantiles", numbers(&r.latency.quantiles)),
+                ("ratio", number(r.latency.ratio)),
+                ("floor", numbers(&r.latency.floor)),
+                ("warmup", duration(r.latency.warmup)),
+            ],
+        ),
+        (
+            ".gate",
+            vec![
+                ("methods", list(r.gate.methods.iter().map(text))),
+                ("budget", text(budget)),
+                ("clear", number(r.gate.clear)),
+                ("block", number(r.gate.block)),
+                ("wait", list(r.gate.wait.into_iter().map(duration))),
+            ],
+        ),
+        (
+            ".after",
+            vec![
+                ("on_shared", action(r.after.on_shared)),
+                ("on_ambiguous", action(r.after.on_ambiguous)),
+                ("on_old_dead", action(r.after.on_old_dead)),
+                ("on_no_traffic", action(r.after.on_no_traffic)),
+                ("quarantine", r.after.quarantine.to_string()),
+                ("cooldown", duration(r.after.cooldown)),
+            ],
+        ),
+    ]
+}
+
+fn action(action: AfterAction) -> String {
+    text(match action {
+        AfterAction::Hold => "hold",
+        AfterAction::Rollback => "rollback",
+        AfterAction::Commit => "commit",
+    })
+}

@@ -1,0 +1,422 @@
+//! Every key that a file may have. The parser looks keys up here and refuses the others, so
+//! this list cannot drift from what is read; tests hold `docs/config.md` and
+//! `config/full.toml` to it.
+
+/// One table of the file.
+#[derive(Debug)]
+pub struct Table {
+    /// Its path, such as `service.NAME.health`; empty for the top of the file. `site` and
+    /// `notify` are lists of tables. What is said of `rollback` holds for
+    /// `service.NAME.rollback` too.
+    pub path: &'static str,
+    /// Its keys.
+    pub keys: &'static [Key],
+}
+
+/// One key of a [`Table`].
+#[derive(Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value is: `duration`, `rate`, `size`, `text`, `table`, ...
+    pub form: &'static str,
+    /// Its default as TOML; empty when there is none.
+    pub default: &'static str,
+}
+
+impl Key {
+    /// Whether the value is another table, or a list of tables.
+    #[must_use]
+    pub fn is_table(&self) -> bool {
+        matches!(self.form, "table" | "list of tables")
+    }
+}
+
+/// Every table, in the order of the documentation.
+pub const TABLES: &[&Table] = &[
+    &ROOT,
+    &LISTEN,
+    &TIMEOUTS,
+    &LIMITS,
+    &LOG,
+    &LOG_ACCESS,
+    &SITE,
+    &SITE_TLS,
+    &ROUTE,
+    &SERVICE,
+    &RELEASE,
+    &SERVICE_DOCKER,
+    &HEALTH,
+    &EJECT,
+    &SWITCH,
+    &ROLLBACK,
+    &BASELINE,
+    &ERRORS,
+    &FAST,
+    &LATENCY,
+    &GATE,
+    &AFTER,
+    &ACME,
+    &DOCKER,
+    &NOTIFY,
+];
+
+/// A key that people look for here but that lives elsewhere, with what to do instead.
+/// `table` and `key` are where they write it.
+pub(super) const MOVED: &[(&str, &str, &str)] = &[
+    (
+        "rollback",
+        "bake",
+        "the watch after a cutover is set by switch.observe, switch.observe_requests and \
+         switch.observe_max of a service",
+    ),
+    (
+        "rollback",
+        "drain",
+        "draining is set by switch.drain, switch.websocket_drain and switch.sse_drain of a service",
+    ),
+    (
+        "rollback.gate",
+        "rescue",
+        "write rescue in the rollback table itself",
+    ),
+    (
+        "site.route",
+        "upstream",
+        "a route leads to a service: add [service.NAME] with blue = [...] and write service = \"NAME\"",
+    ),
+    (
+        "service.NAME",
+        "upstream",
+        "the upstreams of a service are those of its slots: blue = [...] and green = [...]",
+    ),
+    (
+        "service.NAME",
+        "upstreams",
+        "the upstreams of a service are those of its slots: blue = [...] and green = [...]",
+    ),
+];
+
+const fn key(name: &'static str, form: &'static str, default: &'static str) -> Key {
+    Key {
+        name,
+        form,
+        default,
+    }
+}
+
+/// The top of the file.
+pub const ROOT: Table = Table {
+    path: "",
+    keys: &[
+        key("state_dir", "path", r#""/data/cutover""#),
+        key("shutdown_grace", "duration", r#""30s""#),
+        key("listen", "table", ""),
+        key("timeouts", "table", ""),
+        key("limits", "table", ""),
+        key("log", "table", ""),
+        key("site", "list of tables", ""),
+        key("service", "table", ""),
+        key("rollback", "table", ""),
+        key("acme", "table", ""),
+        key("docker", "table", ""),
+        key("notify", "list of tables", ""),
+    ],
+};
+
+/// `[listen]`.
+pub const LISTEN: Table = Table {
+    path: "listen",
+    keys: &[
+        key("http", "list of addresses", r#"["0.0.0.0:80", "[::]:80"]"#),
+        key(
+            "https",
+            "list of addresses",
+            r#"["0.0.0.0:443", "[::]:443"]"#,
+        ),
+        key("ops", "address", r#""0.0.0.0:9180""#),
+        key(
+            "ops_allow",
+            "list of networks",
+            r#"["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]"#,
+        ),
+        key("admin", "path", r#""/run/cutover/admin.sock""#),
+        key("trusted_proxies", "list of networks", "[]"),
+    ],
+};
+
+/// `[timeouts]`.
+pub const TIMEOUTS: Table = Table {
+    path: "timeouts",
+    keys: &[
+        key("tls_handshake", "duration", r#""10s""#),
+        key("request_head", "duration", r#""10s""#),
+        key("request_body", "duration", r#""60s""#),
+        key("keep_alive", "duration", r#""75s""#),
+        key("client_write", "duration", r#""60s""#),
+        key("connect", "duration", r#""5s""#),
+        key("upstream_read", "duration", r#""60s""#),
+        key("upstream_write", "duration", r#""60s""#),
+        key("upstream_idle", "duration", r#""50s""#),
+        key("stream_idle", "duration", r#""1h""#),
+    ],
+};
+
+/// `[limits]`.
+pub const LIMITS: Table = Table {
+    path: "limits",
+    keys: &[
+        key("request_head", "size", r#""64KiB""#),
+        key("request_target", "size", r#""16KiB""#),
+        key("connections", "number", "20000"),
+        key("upstream_keep_alive", "number", "512"),
+        key("attempts", "number", "3"),
+    ],
+};
+
+/// `[log]`.
+pub const LOG: Table = Table {
+    path: "log",
+    keys: &[
+        key("access", "table", ""),
+        key("redact", "list of texts", "[]"),
+    ],
+};
+
+/// `[log.access]`.
+pub const LOG_ACCESS: Table = Table {
+    path: "log.access",
+    keys: &[
+        key("enabled", "boolean", "true"),
+        key("sample", "rate", "1.0"),
+        key("file", "path", ""),
+    ],
+};
+
+/// `[[site]]`.
+pub const SITE: Table = Table {
+    path: "site",
+    keys: &[
+        key("hosts", "list of hosts", ""),
+        key("default", "boolean", "false"),
+        key("tls", "text or table", r#""auto""#),
+        key("redirect", "boolean", "true"),
+        key("service", "text", ""),
+        key("upstream", "list of upstreams", ""),
+        key("route", "list of tables", ""),
+    ],
+};
+
+/// `tls = { ... }` of a site.
+pub const SITE_TLS: Table = Table {
+    path: "site.tls",
+    keys: &[key("cert", "path", ""), key("key", "path", "")],
+};
+
+/// `[[site.route]]`.
+pub const ROUTE: Table = Table {
+    path: "site.route",
+    keys: &[
+        key("path", "path pattern", ""),
+        key("method", "text or list", ""),
+        key("header", "table of texts", ""),
+        key("query", "table of texts", ""),
+        key("client_ip", "network or list", ""),
+        key("service", "text", ""),
+    ],
+};
+
+/// `[service.NAME]`.
+pub const SERVICE: Table = Table {
+    path: "service.NAME",
+    keys: &[
+        key("blue", "list of upstreams", ""),
+        key("green", "list of upstreams", ""),
+        key("stack", "text", r#""default""#),
+        key("live", "text", ""),
+        key("release", "table", ""),
+        key("balance", "text", r#""least_conn""#),
+        key("docker", "table", ""),
+        key("health", "table", ""),
+        key("eject", "table", ""),
+        key("switch", "table", ""),
+        key("rollback", "table", ""),
+    ],
+};
+
+/// `release = { ... }` of a service.
+pub const RELEASE: Table = Table {
+    path: "service.NAME.release",
+    keys: &[key("blue", "text", ""), key("green", "text", "")],
+};
+
+/// `docker = { ... }` of a service.
+pub const SERVICE_DOCKER: Table = Table {
+    path: "service.NAME.docker",
+    keys: &[key("service", "text", ""), key("port", "number", "")],
+};
+
+/// `[service.NAME.health]`.
+pub const HEALTH: Table = Table {
+    path: "service.NAME.health",
+    keys: &[
+        key("type", "text", r#""http""#),
+        key("path", "text", r#""/healthz""#),
+        key("host", "text", ""),
+        key("status", "status range", r#""200-299""#),
+        key("json", "table", ""),
+        key("service", "text", ""),
+        key("interval", "duration", r#""3s""#),
+        key("timeout", "duration", r#""2s""#),
+        key("rise", "number", "2"),
+        key("fall", "number", "3"),
+        key("max_latency", "duration", ""),
+    ],
+};
+
+/// `[service.NAME.eject]`.
+pub const EJECT: Table = Table {
+    path: "service.NAME.eject",
+    keys: &[
+        key("connect_failures", "number", "3"),
+        key("server_errors", "number", "10"),
+        key("base", "duration", r#""5s""#),
+        key("max", "duration", r#""60s""#),
+    ],
+};
+
+/// `[service.NAME.switch]`.
+pub const SWITCH: Table = Table {
+    path: "service.NAME.switch",
+    keys: &[
+        key("ready_timeout", "duration", r#""300s""#),
+        key("drain", "duration", r#""30s""#),
+        key("websocket_drain", "duration", r#""30s""#),
+        key("sse_drain", "duration", r#""30s""#),
+        key("observe", "duration", r#""5m""#),
+        key("observe_requests", "number", "5000"),
+        key("observe_max", "duration", r#""30m""#),
+    ],
+};
+
+/// `[rollback]` and `[service.NAME.rollback]`.
+pub const ROLLBACK: Table = Table {
+    path: "rollback",
+    keys: &[
+        key("mode", "text", r#""enforce""#),
+        key("rescue", "boolean", "true"),
+        key("unsafe", "boolean", "false"),
+        key("alpha", "rate", "0.0001"),
+        key("baseline", "table", ""),
+        key("errors", "table", ""),
+        key("fast", "table", ""),
+        key("latency", "table", ""),
+        key("gate", "table", ""),
+        key("after", "table", ""),
+    ],
+};
+
+/// `[rollback.baseline]`.
+pub const BASELINE: Table = Table {
+    path: "rollback.baseline",
+    keys: &[
+        key("min_window", "duration", r#""10m""#),
+        key("min_requests", "number", "100000"),
+        key("max_window", "duration", r#""24h""#),
+        key("no_baseline_limit", "rate", "0.1"),
+    ],
+};
+
+/// `[rollback.errors]`.
+pub const ERRORS: Table = Table {
+    path: "rollback.errors",
+    keys: &[
+        key("ratio", "number", "1.5"),
+        key("floor", "rate", "0.005"),
+        key("min_errors", "number", "5"),
+        key("min_bad_seconds", "number", "5"),
+        key("restart_every", "duration", r#""15s""#),
+        key("alternatives", "number", "8"),
+    ],
+};
+
+/// `[rollback.fast]`.
+pub const FAST: Table = Table {
+    path: "rollback.fast",
+    keys: &[
+        key("q", "rate", "0.9"),
+        key("min_span", "duration", r#""1s""#),
+    ],
+};
+
+/// `[rollback.latency]`.
+pub const LATENCY: Table = Table {
+    path: "rollback.latency",
+    keys: &[
+        key("factor", "number", "1.5"),
+        key("quantiles", "list of rates", "[0.9, 0.99]"),
+        key("ratio", "number", "1.5"),
+        key("floor", "list of rates", "[0.02, 0.005]"),
+        key("warmup", "duration", r#""30s""#),
+    ],
+};
+
+/// `[rollback.gate]`.
+pub const GATE: Table = Table {
+    path: "rollback.gate",
+    keys: &[
+        key("methods", "list of texts", r#"["GET", "HEAD"]"#),
+        key("budget", "text", r#""20% + 10/s""#),
+        key("clear", "number", "3.0"),
+        key("block", "number", "4.0"),
+        key("wait", "list of durations", r#"["10s", "30s"]"#),
+    ],
+};
+
+/// `[rollback.after]`.
+pub const AFTER: Table = Table {
+    path: "rollback.after",
+    keys: &[
+        key("on_shared", "text", r#""hold""#),
+        key("on_ambiguous", "text", r#""rollback""#),
+        key("on_old_dead", "text", r#""hold""#),
+        key("on_no_traffic", "text", r#""commit""#),
+        key("quarantine", "boolean", "true"),
+        key("cooldown", "duration", r#""10m""#),
+    ],
+};
+
+/// `[acme]`.
+pub const ACME: Table = Table {
+    path: "acme",
+    keys: &[
+        key("email", "text", ""),
+        key(
+            "directory",
+            "URL",
+            r#""https://acme-v02.api.letsencrypt.org/directory""#,
+        ),
+        key("ca_file", "path", r#""""#),
+        key("resolvers", "list of addresses", "[]"),
+    ],
+};
+
+/// `[docker]`.
+pub const DOCKER: Table = Table {
+    path: "docker",
+    keys: &[
+        key("enabled", "boolean", "true"),
+        key("socket", "text", r#""/var/run/docker.sock""#),
+        key("network", "text", r#""""#),
+    ],
+};
+
+/// `[[notify]]`.
+pub const NOTIFY: Table = Table {
+    path: "notify",
+    keys: &[
+        key("kind", "text", r#""json""#),
+        key("url", "URL", ""),
+        key("url_file", "path", ""),
+    ],
+};
