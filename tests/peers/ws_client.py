@@ -3,16 +3,22 @@
 
 URL is ws:// or wss:// and leads to `ws_server.py`. With `--echo-only` any echo server will do.
 Prints one JSON line; exit code 0 if every check passed.
+
+The client is asyncio's: the threaded one of the same package can deadlock over TLS.
 """
 
 import argparse
+import asyncio
 import os
 import ssl
 
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from peer import Checks, equal, expect
+
+# Longest a check may take, in seconds.
+PATIENCE = 30
 
 # Lengths at which the header of a frame changes its form (RFC 6455 section 5.2), and big ones.
 SIZES = [0, 1, 125, 126, 65_535, 65_536, 1 << 20, 5 << 20]
@@ -24,118 +30,119 @@ def main():
     parser.add_argument("--ca", help="trusted certificate (PEM) for wss://")
     parser.add_argument("--echo-only", action="store_true")
     arguments = parser.parse_args()
-    context = None
+    options = {"max_size": None, "open_timeout": 10, "close_timeout": 10, "proxy": None}
     if arguments.url.startswith("wss:"):
-        context = ssl.create_default_context(cafile=arguments.ca)
+        options["ssl"] = ssl.create_default_context(cafile=arguments.ca)
 
-    def open_socket(**options):
-        options.setdefault("compression", None)
-        return connect(
-            arguments.url, ssl=context, max_size=None, open_timeout=10, close_timeout=10, **options
-        )
+    def open_socket(**more):
+        return connect(arguments.url, **({"compression": None} | options | more))
 
     checks = Checks("websocket")
-    checks.run("text", text, open_socket)
-    checks.run("binary", binary, open_socket)
-    checks.run("fragments", fragments, open_socket)
-    checks.run("many_in_order", many_in_order, open_socket)
-    checks.run("ping", ping, open_socket)
-    checks.run("permessage_deflate", deflate, open_socket)
-    checks.run("client_close_code", client_close, open_socket)
+
+    def run(name, check):
+        checks.run(name, lambda: asyncio.run(asyncio.wait_for(check(open_socket), PATIENCE)))
+
+    run("text", text)
+    run("binary", binary)
+    run("fragments", fragments)
+    run("many_in_order", many_in_order)
+    run("ping", ping)
+    run("permessage_deflate", deflate)
+    run("client_close_code", client_close)
     if not arguments.echo_only:
-        checks.run("server_close_code", server_close, open_socket)
-        checks.run("server_abort_is_seen", server_abort, open_socket)
-        checks.run("subprotocol", subprotocol, open_socket)
-        checks.run("handshake_headers", handshake_headers, open_socket)
+        run("server_close_code", server_close)
+        run("server_abort_is_seen", server_abort)
+        run("subprotocol", subprotocol)
+        run("handshake_headers", handshake_headers)
     checks.finish()
 
 
-def text(open_socket):
-    with open_socket() as socket:
+async def text(open_socket):
+    async with open_socket() as socket:
         for message in ["", "hello", "grüße, 世界", "x" * 100_000]:
-            socket.send(message)
-            equal(socket.recv(timeout=10), message, "echo")
+            await socket.send(message)
+            equal(await socket.recv(), message, "echo")
 
 
-def binary(open_socket):
-    with open_socket() as socket:
+async def binary(open_socket):
+    async with open_socket() as socket:
         for size in SIZES:
             message = os.urandom(size)
-            socket.send(message)
-            expect(socket.recv(timeout=30) == message, f"{size} bytes did not come back as sent")
+            await socket.send(message)
+            expect(await socket.recv() == message, f"{size} bytes did not come back as sent")
 
 
-def fragments(open_socket):
+async def fragments(open_socket):
     parts = ["one ", "two ", "three"]
-    with open_socket() as socket:
-        socket.send(iter(parts))
-        equal(socket.recv(timeout=10), "".join(parts), "echo of a fragmented message")
+    async with open_socket() as socket:
+        await socket.send(iter(parts))
+        equal(await socket.recv(), "".join(parts), "echo of a fragmented message")
 
 
-def many_in_order(open_socket):
-    with open_socket() as socket:
+async def many_in_order(open_socket):
+    async with open_socket() as socket:
         for number in range(1_000):
-            socket.send(str(number))
+            await socket.send(str(number))
         for number in range(1_000):
-            equal(socket.recv(timeout=10), str(number), "order")
+            equal(await socket.recv(), str(number), "order")
 
 
-def ping(open_socket):
-    with open_socket() as socket:
-        expect(socket.ping(b"payload").wait(10), "no pong within 10 s")
+async def ping(open_socket):
+    async with open_socket() as socket:
+        await (await socket.ping(b"payload"))
 
 
-def deflate(open_socket):
-    with open_socket(compression="deflate") as socket:
+async def deflate(open_socket):
+    async with open_socket(compression="deflate") as socket:
         message = "compressible " * 10_000
-        socket.send(message)
-        equal(socket.recv(timeout=10), message, "echo")
+        await socket.send(message)
+        equal(await socket.recv(), message, "echo")
 
 
-def client_close(open_socket):
+async def client_close(open_socket):
     for code, reason in [(1000, "done"), (1001, ""), (4001, "of our own")]:
-        with open_socket() as socket:
-            socket.send("hello")
-            socket.recv(timeout=10)
-            socket.close(code, reason)
+        async with open_socket() as socket:
+            await socket.send("hello")
+            await socket.recv()
+            await socket.close(code, reason)
             equal(socket.close_code, code, "close code that came back")
 
 
-def server_close(open_socket):
+async def server_close(open_socket):
     for code, reason in [(1000, ""), (1011, "broken"), (1012, "restart"), (4999, "ours")]:
-        with open_socket() as socket:
-            socket.send(f"close {code} {reason}")
-            try:
-                socket.recv(timeout=10)
-            except ConnectionClosed as closed:
-                equal((closed.rcvd.code, closed.rcvd.reason), (code, reason), "close")
-            else:
-                raise AssertionError("the server's close did not arrive")
+        async with open_socket() as socket:
+            await socket.send(f"close {code} {reason}")
+            closed = await end_of(socket)
+            equal((closed.rcvd.code, closed.rcvd.reason), (code, reason), "close")
 
 
-def server_abort(open_socket):
-    with open_socket() as socket:
-        socket.send("abort")
-        try:
-            socket.recv(timeout=10)
-        except ConnectionClosed as closed:
-            equal(closed.rcvd, None, "close frame")
-        else:
-            raise AssertionError("the end of the connection did not arrive")
+async def server_abort(open_socket):
+    async with open_socket() as socket:
+        await socket.send("abort")
+        equal((await end_of(socket)).rcvd, None, "close frame")
 
 
-def subprotocol(open_socket):
-    with open_socket(subprotocols=["v2.chat", "v1.chat"]) as socket:
+async def end_of(socket):
+    try:
+        message = await socket.recv()
+    except ConnectionClosed as closed:
+        return closed
+    raise AssertionError(f"{message!r} instead of the end of the connection")
+
+
+async def subprotocol(open_socket):
+    async with open_socket(subprotocols=["v2.chat", "v1.chat"]) as socket:
         equal(socket.subprotocol, "v1.chat", "subprotocol seen by the client")
-        socket.send("subprotocol")
-        equal(socket.recv(timeout=10), "v1.chat", "subprotocol seen by the server")
+        await socket.send("subprotocol")
+        equal(await socket.recv(), "v1.chat", "subprotocol seen by the server")
 
 
-def handshake_headers(open_socket):
-    with open_socket(additional_headers={"X-Test": "kept"}, origin="https://example.com") as socket:
+async def handshake_headers(open_socket):
+    headers = {"X-Test": "kept"}
+    async with open_socket(additional_headers=headers, origin="https://example.com") as socket:
         for name, value in [("X-Test", "kept"), ("Origin", "https://example.com")]:
-            socket.send(f"header {name}")
-            equal(socket.recv(timeout=10), value, name)
+            await socket.send(f"header {name}")
+            equal(await socket.recv(), value, name)
 
 
 if __name__ == "__main__":
