@@ -364,6 +364,8 @@ def measure_load(program, generate, url, seconds, connections):
     before = program.cpu_seconds()
     requests, took, p50, p99, errors = generate(url, seconds, connections)
     used = program.cpu_seconds() - before
+    if not requests:
+        sys.exit(f"{program.name}: not one request of {url} finished within {seconds} s")
     return Sample(
         rps=requests / took,
         cpu_us=used / requests * 1e6,
