@@ -1,52 +1,53 @@
-# A static binary in an empty image. Both base images can be replaced, for a mirror or a pinned
-# digest:
+# One static binary, `cutover`, and `proxyctl` beside it, on nothing else.
 #
-#   docker build --build-arg BUILD_IMAGE=mirror.example/rust:1.95-bookworm \
-#                --build-arg FINAL_IMAGE=mirror.example/distroless/static -t cutover .
+# The stages' base images can be replaced, for a mirror, a pinned digest or an offline build:
+#
+#   docker build --build-arg BUILDER=registry.example/rust:1.95-bookworm \
+#                --build-arg RUNTIME=registry.example/static -t cutover .
+#
+# BUILDER needs cargo, a C compiler and cmake (for aws-lc) and a CA bundle; what a Debian image
+# lacks of them is installed.
+ARG BUILDER=rust:1.95-bookworm
+ARG RUNTIME=scratch
 
-ARG BUILD_IMAGE=rust:1.95-bookworm
-ARG FINAL_IMAGE=scratch
-
-FROM ${BUILD_IMAGE} AS build
-# cmake and a C compiler build aws-lc; the CA bundle is what the final image trusts.
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates cmake gcc libc6-dev \
-    && rm -rf /var/lib/apt/lists/*
+FROM ${BUILDER} AS build
+RUN if ! { command -v cc && command -v cmake && [ -s /etc/ssl/certs/ca-certificates.crt ]; } >/dev/null; then \
+        apt-get update \
+        && apt-get install -y --no-install-recommends ca-certificates cmake gcc libc6-dev \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
-COPY benches benches
-COPY src src
-# With a target named, RUSTFLAGS do not reach build scripts and procedural macros, which cannot be
-# static.
-ARG TARGETARCH
-RUN case "${TARGETARCH:-$(dpkg --print-architecture)}" in \
-        amd64) target=x86_64-unknown-linux-gnu ;; \
-        arm64) target=aarch64-unknown-linux-gnu ;; \
-        *) echo "no build for ${TARGETARCH}" >&2; exit 1 ;; \
-    esac \
-    && RUSTFLAGS="-C target-feature=+crt-static" \
-        cargo build --locked --release --bins --target "$target" \
-    && mkdir -p /image/usr/bin /image/etc/ssl/certs /image/data /image/config /image/run/cutover /image/tmp \
-    && chmod 0700 /image/data /image/run/cutover \
-    && chmod 1777 /image/tmp \
-    && cp /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ \
+COPY benches ./benches
+COPY src ./src
+ARG TARGET=x86_64-unknown-linux-gnu
+# The target must be named, or procedural macros would be linked statically too.
+ENV RUSTFLAGS="-C target-feature=+crt-static"
+RUN cargo build --locked --release --bins --target "$TARGET" \
+    && mkdir -p /out/usr/bin /out/etc/ssl/certs /out/config /out/tmp \
+    && mkdir -p -m 0700 /out/data /out/run/cutover \
+    && chmod 1777 /out/tmp \
+    && cp /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ \
     && for program in cutover proxyctl; do \
-        strip -o "/image/usr/bin/$program" "target/$target/release/$program" || exit 1; \
-        if ldd "/image/usr/bin/$program" >/dev/null 2>&1; then \
-            echo "$program is not static" >&2; exit 1; \
+        strip -o "/out/usr/bin/$program" "target/$TARGET/release/$program" || exit 1; \
+        if readelf --program-headers "/out/usr/bin/$program" | grep -q INTERP; then \
+            echo "$program needs a dynamic loader" >&2; exit 1; \
         fi; \
     done
 
-FROM ${FINAL_IMAGE}
-COPY --from=build /image/ /
-# HTTP, HTTPS, the port that HTTP/3 will use, metrics and health.
+FROM ${RUNTIME}
+COPY --from=build /out/ /
+ENV PATH=/usr/bin SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+# HTTP, HTTPS, the same port for HTTP/3, metrics and health.
 EXPOSE 80 443 443/udp 9180
-# Live colors and certificates; the configuration, looked for in the working directory first.
+# `run` looks for ./cutover.toml first: mount the folder, not the file, so that a reload sees a file
+# that an editor has replaced.
 WORKDIR /config
+# Live colors and certificates; the configuration.
 VOLUME ["/data", "/config"]
-# Drains for `shutdown_grace` (30 s by default): give `docker stop` at least as long.
+# A stop drains for `shutdown_grace`, 30 s by default: give `docker stop` longer than that.
 STOPSIGNAL SIGTERM
-# Asks this very process, over its unix socket.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
-    CMD ["proxyctl", "ready"]
-ENTRYPOINT ["cutover", "run"]
+# Asks this instance over its own admin socket, not whoever answers on 127.0.0.1.
+HEALTHCHECK --interval=5s --timeout=3s --start-period=10s --retries=3 CMD ["/usr/bin/proxyctl", "ready"]
+ENTRYPOINT ["/usr/bin/cutover"]
+CMD ["run"]
