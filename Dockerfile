@@ -1,36 +1,51 @@
 # One static binary, `cutover`, and `proxyctl` beside it, on nothing else.
 #
-# The stages' base images can be replaced, for a mirror or an offline build:
-#   docker build --build-arg BUILDER=registry.example/rust:1.95 --build-arg CERTS=... .
+# The stages' base images can be replaced, for a mirror, a pinned digest or an offline build:
+#
+#   docker build --build-arg BUILDER=registry.example/rust:1.95-bookworm \
+#                --build-arg RUNTIME=registry.example/static -t cutover .
+#
+# BUILDER needs cargo, a C compiler and cmake (for aws-lc) and a CA bundle; what a Debian image
+# lacks of them is installed.
 ARG BUILDER=rust:1.95-bookworm
-ARG CERTS=debian:bookworm-slim
 ARG RUNTIME=scratch
 
 FROM ${BUILDER} AS build
+RUN if ! { command -v cc && command -v cmake && [ -s /etc/ssl/certs/ca-certificates.crt ]; } >/dev/null; then \
+        apt-get update \
+        && apt-get install -y --no-install-recommends ca-certificates cmake gcc libc6-dev \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
-COPY src ./src
 COPY benches ./benches
-COPY examples ./examples
-COPY tests ./tests
+COPY src ./src
 ARG TARGET=x86_64-unknown-linux-gnu
 # The target must be named, or procedural macros would be linked statically too.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 RUN cargo build --locked --release --bins --target "$TARGET" \
-    && mkdir -p /out/usr/bin /out/data /out/config /out/run/cutover /out/tmp \
-    && cp "target/$TARGET/release/cutover" "target/$TARGET/release/proxyctl" /out/usr/bin/ \
-    && strip /out/usr/bin/cutover /out/usr/bin/proxyctl
-
-FROM ${CERTS} AS certs
-RUN [ -s /etc/ssl/certs/ca-certificates.crt ] \
-    || (apt-get update && apt-get install -y --no-install-recommends ca-certificates)
+    && mkdir -p /out/usr/bin /out/etc/ssl/certs /out/config /out/tmp \
+    && mkdir -p -m 0700 /out/data /out/run/cutover \
+    && chmod 1777 /out/tmp \
+    && cp /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ \
+    && for program in cutover proxyctl; do \
+        strip -o "/out/usr/bin/$program" "target/$TARGET/release/$program" || exit 1; \
+        if readelf --program-headers "/out/usr/bin/$program" | grep -q INTERP; then \
+            echo "$program needs a dynamic loader" >&2; exit 1; \
+        fi; \
+    done
 
 FROM ${RUNTIME}
 COPY --from=build /out/ /
-COPY --from=certs /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 ENV PATH=/usr/bin SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+# HTTP, HTTPS, the same port for HTTP/3, metrics and health.
 EXPOSE 80 443 443/udp 9180
+# `run` looks for ./cutover.toml first: mount the folder, not the file, so that a reload sees a file
+# that an editor has replaced.
+WORKDIR /config
+# Live colors and certificates; the configuration.
 VOLUME ["/data", "/config"]
+# A stop drains for `shutdown_grace`, 30 s by default: give `docker stop` longer than that.
 STOPSIGNAL SIGTERM
 # Asks this instance over its own admin socket, not whoever answers on 127.0.0.1.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=10s --retries=3 CMD ["/usr/bin/proxyctl", "ready"]

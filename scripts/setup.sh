@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests and benches need from Debian. Safe to run again.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 packages=(
     build-essential cmake curl openssl procps python3-venv   # build, certificates, test clients
@@ -13,19 +14,20 @@ for package in "${packages[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
 done
 if [ "${#missing[@]}" -gt 0 ]; then
-    sudo=()
-    [ "$(id -u)" -eq 0 ] || sudo=(sudo)
-    # Debian starts servers when it installs them; here they are only tools.
+    as_root=(env)
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo env)
+    # Debian starts servers when it installs them; here they are only tools. Servers that run
+    # already are left alone.
     policy=/usr/sbin/policy-rc.d
-    made_policy=
     if [ ! -e "$policy" ]; then
-        printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
-        "${sudo[@]}" chmod +x "$policy"
-        made_policy=yes
+        trap '"${as_root[@]}" rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+        "${as_root[@]}" chmod +x "$policy"
     fi
-    "${sudo[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-    [ -z "$made_policy" ] || "${sudo[@]}" rm -f "$policy"
+    echo "setup: installing ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
 # Clients of the protocol tests, pinned.
