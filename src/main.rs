@@ -69,7 +69,7 @@ fn check(explicit: Option<PathBuf>) -> ExitCode {
     match config::load(&path) {
         Ok(config) => {
             for warning in &config.warnings {
-                eprintln!("warning: {warning}");
+                eprintln!("{warning}");
             }
             for inactive in &config.inactive {
                 eprintln!(

@@ -64,7 +64,7 @@ fn edge_of(upstream: &str) -> Edge {
 
 /// The root certificate of the proxy's own CA.
 fn authority(edge: &Edge) -> String {
-    format!("{}/state/ca/root.crt", edge.folder.path().display())
+    format!("{}/state/ca/root.pem", edge.folder.path().display())
 }
 
 #[test]

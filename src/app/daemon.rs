@@ -14,7 +14,7 @@ use super::addresses::Addresses;
 use super::publisher::{Publisher, fill};
 use super::resolve;
 use crate::clock;
-use crate::config::{Config, Diagnostics, IpSet, Service};
+use crate::config::{Config, Diagnostic, Diagnostics, IpSet, Service};
 use crate::health::{ProbeTarget, Prober};
 use crate::http::Resolver;
 use crate::metrics::{LiveColor, LiveService, LiveState, Metrics, Outcome};
@@ -107,7 +107,7 @@ impl Daemon {
             .await
             .map_err(|_| ReloadError::Stopping)?
             .map_err(ReloadError::Certificates)?;
-        let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        let mut warnings: Vec<String> = config.warnings.iter().map(place_and_word).collect();
         warnings.extend(
             loaded
                 .iter()
@@ -263,6 +263,11 @@ impl crate::admin::ops::OpsSource for Daemon {
     fn ready(&self) -> Result<(), String> {
         Self::ready(self)
     }
+}
+
+/// A warning where everybody can see that it is one.
+pub(super) fn place_and_word(warning: &Diagnostic) -> String {
+    warning.to_string().replacen(": warning: ", ": ", 1)
 }
 
 /// Errors, one a line.

@@ -183,6 +183,7 @@ release = {{ blue = "v1", green = "v2" }}
 [service.app.health]
 path = "/healthz"
 interval = "1s"
+timeout = "1s"
 json = {{ status = "ok" }}
 
 [service.app.switch]

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::addresses::Addresses;
 use super::control::DaemonControl;
-use super::daemon::{Daemon, lines};
+use super::daemon::{Daemon, lines, place_and_word};
 use super::driver::PoolDriver;
 use super::publisher::Publisher;
 use super::{demo, events, logging, resolve};
@@ -268,7 +268,7 @@ fn check_roots(config: &Config) -> anyhow::Result<()> {
 
 fn say_what_is_not_active(config: &Config) {
     for warning in &config.warnings {
-        warn!("{warning}");
+        warn!("{}", place_and_word(warning));
     }
     for inactive in &config.inactive {
         warn!(key = %inactive.key, "not active in this version: {}", inactive.effect);

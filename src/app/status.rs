@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::daemon::Daemon;
+use super::daemon::{Daemon, place_and_word};
 use crate::admin::wire::{
     Certificate, DrainStatus, GateFailure, InFlight, Phase, ServiceState, ServiceStatus,
     SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
@@ -56,7 +56,7 @@ pub(super) fn status(daemon: &Daemon) -> Status {
             drains,
         })
     });
-    let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    let mut warnings: Vec<String> = config.warnings.iter().map(place_and_word).collect();
     warnings.extend(
         config
             .inactive
