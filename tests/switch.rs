@@ -265,7 +265,7 @@ fn reloads_under_load_lose_no_request_and_a_bad_one_changes_nothing() {
     assert!(
         refused
             .stderr
-            .contains("service.other.blue: has no upstream"),
+            .contains("service.other.blue: a pool needs at least one upstream"),
         "{refused:?}"
     );
     assert_eq!(edge.proxyctl(&["config"]).stdout, before);

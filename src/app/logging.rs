@@ -5,8 +5,8 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged without `$CUTOVER_LOG`: our own lines from INFO. Pingora's are left out except
-/// errors, because it reports every port scan as one; what matters of them is in the access log.
-const DEFAULT: &str = "info,pingora_core=off,pingora_proxy=off,pingora=off,hyper=off,h2=off,hickory_proto=off,hickory_resolver=off";
+/// nothing at all, because it reports every port scan; what matters is in the access log.
+const DEFAULT: &str = "info,pingora_core=off,pingora_proxy=off,pingora=off,hyper=off,h2=off,hickory_proto=off,hickory_resolver=off,rustls=off";
 
 /// Starts logging. `$CUTOVER_LOG` takes a filter such as `debug` or `info,cutover::proxy=trace`.
 /// On a terminal lines are text, elsewhere JSON.

@@ -131,6 +131,14 @@ pub(super) struct Facts<'a> {
 pub(super) fn set(request: &mut RequestHeader, facts: &Facts<'_>) -> pingora::Result<()> {
     let trusted = facts.client.trusted_peer;
     let peer = facts.peer.to_canonical().to_string();
+    request.insert_header(
+        "X-Real-IP",
+        if trusted {
+            facts.client.ip.to_string()
+        } else {
+            peer.clone()
+        },
+    )?;
     let list = if trusted {
         let mut listed: Vec<String> = request
             .headers
@@ -159,7 +167,6 @@ pub(super) fn set(request: &mut RequestHeader, facts: &Facts<'_>) -> pingora::Re
     if !keep(request, "x-forwarded-port") {
         request.insert_header("X-Forwarded-Port", facts.port.to_string())?;
     }
-    request.insert_header("X-Real-IP", facts.client.ip.to_string())?;
     request.insert_header("X-Request-Id", facts.request_id)?;
     Ok(())
 }

@@ -24,7 +24,7 @@ use pingora::protocols::{
     Stream, TimingDigest, UniqueID, UniqueIDType,
 };
 use pingora::proxy::Session;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::tls::TlsInfo;
@@ -32,6 +32,12 @@ use crate::tls::TlsInfo;
 const AWAITING_HEAD: u8 = 0;
 const READING_HEAD: u8 = 1;
 const PAST_HEAD: u8 = 2;
+
+/// What may wait to be written together: about one packet. Longer writes pass it by.
+const WRITE_BUFFER_BYTES: usize = 1_460;
+
+/// How long a closing connection may take for its last bytes.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Bytes of the HTTP/2 client preface (RFC 9113 §3.4).
 const PREFACE_BYTES: usize = 24;
@@ -82,7 +88,9 @@ impl Connection {
 
 /// A client connection with a deadline for request heads.
 pub(super) struct Front {
-    stream: Stream,
+    /// Pingora writes a head and the body after it one by one and flushes when it means it;
+    /// together they are one packet, and one TLS record.
+    stream: BufWriter<Stream>,
     connection: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     head_timeout: Duration,
@@ -107,7 +115,7 @@ impl Front {
         let placeholder = Box::new(ResponseHeader::build(200, Some(0))?);
         let digest = ProxyDigest::new(placeholder, Some(Box::new(Arc::clone(&connection))));
         Ok(Self {
-            stream,
+            stream: BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream),
             connection,
             digest: Arc::new(digest),
             head_timeout,
@@ -223,19 +231,20 @@ impl AsyncWrite for Front {
 #[async_trait]
 impl Shutdown for Front {
     async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut *self.stream).await;
+        // A peer that is gone or does not read has no claim on the last bytes.
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, self.stream.shutdown()).await;
     }
 }
 
 impl UniqueID for Front {
     fn id(&self) -> UniqueIDType {
-        self.stream.id()
+        self.stream.get_ref().id()
     }
 }
 
 impl Ssl for Front {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.stream.get_ssl_digest()
+        self.stream.get_ref().get_ssl_digest()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
