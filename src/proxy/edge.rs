@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use http::{HeaderName, Method, StatusCode, Uri, header, uri};
+use http::{HeaderName, Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -14,17 +14,21 @@ use pingora::{Error, ErrorType as Fault, Result};
 
 use super::access_log::{AccessLog, Line, logged_path};
 use super::answer;
-use super::connect::{self, Pace};
+use super::connect;
 use super::exchange::Exchange;
 use super::forwarded;
 use super::front::Connection;
 use super::head::{self, Refusal};
+use super::request::{
+    STICKY_COOKIE, View, https_location, is_event_stream, is_grpc, milliseconds, normalize, pace,
+    protocol, request_id, sticky_cookie,
+};
 use super::settings::Settings;
 use crate::clock;
 use crate::config::{Balance, Tls};
 use crate::metrics::{ColorMetrics, Metrics, RequestOutcome};
-use crate::model::{ErrorType, Kind, Scheme, normalize_path};
-use crate::pool::{Affinity, Attempt, LiveTable, NotFound, RequestView, host_of};
+use crate::model::{ErrorType, Kind, Scheme};
+use crate::pool::{Affinity, Attempt, LiveTable, NotFound, host_of};
 
 /// The data plane behind every listener.
 #[derive(Debug)]
@@ -547,133 +551,5 @@ impl Edge {
             // The trace id is the second part of the field (W3C Trace Context §3.2).
             trace_id: trace.and_then(|trace| trace.split('-').nth(1)),
         });
-    }
-}
-
-/// Name of the cookie that `balance = "cookie"` sets.
-const STICKY_COOKIE: &str = "cutover_upstream";
-
-fn sticky_cookie(request: &RequestHeader) -> Option<u64> {
-    let cookies = request.headers.get_all(header::COOKIE);
-    cookies
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().strip_prefix(STICKY_COOKIE)?.strip_prefix('='))
-        .find_map(|id| u64::from_str_radix(id, 16).ok())
-}
-
-/// 128 random bits in hex; not a secret.
-fn request_id(request: &RequestHeader, trusted: bool) -> String {
-    let sent = request
-        .headers
-        .get("x-request-id")
-        .and_then(|id| id.to_str().ok());
-    match sent {
-        Some(id) if trusted && !id.is_empty() && id.len() <= 200 => id.to_owned(),
-        _ => format!("{:032x}", fastrand::u128(..)),
-    }
-}
-
-/// Brings the target to the form in which it is matched, so that what was matched is what the
-/// upstream gets.
-fn normalize(request: &mut RequestHeader) -> Result<(), ()> {
-    let path = request.uri.path();
-    let normal = normalize_path(path);
-    if normal == path {
-        return Ok(());
-    }
-    let target = match request.uri.query() {
-        Some(query) => format!("{normal}?{query}"),
-        None => normal.into_owned(),
-    };
-    let mut parts = request.uri.clone().into_parts();
-    parts.path_and_query = Some(target.parse().map_err(|_| ())?);
-    request.set_uri(Uri::from_parts(parts).map_err(|_: uri::InvalidUriParts| ())?);
-    Ok(())
-}
-
-fn https_location(host: &str, port: u16, uri: &Uri) -> String {
-    let host = if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
-    };
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    match port {
-        443 => format!("https://{host}{target}"),
-        port => format!("https://{host}:{port}{target}"),
-    }
-}
-
-fn pace(request: &RequestHeader) -> Pace {
-    let accepts_events = request
-        .headers
-        .get(header::ACCEPT)
-        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
-    let upgrades = request.headers.contains_key(header::UPGRADE);
-    if accepts_events || upgrades || is_grpc(request) {
-        Pace::Stream
-    } else {
-        Pace::Exchange
-    }
-}
-
-fn is_grpc(request: &RequestHeader) -> bool {
-    request
-        .headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-fn is_event_stream(response: &ResponseHeader) -> bool {
-    response
-        .headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
-}
-
-fn protocol(session: &Session) -> &'static str {
-    if session.is_http2() {
-        return "HTTP/2.0";
-    }
-    match session.req_header().version {
-        http::Version::HTTP_10 => "HTTP/1.0",
-        _ => "HTTP/1.1",
-    }
-}
-
-fn milliseconds(time: std::time::Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
-}
-
-struct View<'a> {
-    request: &'a RequestHeader,
-    client: std::net::IpAddr,
-}
-
-impl RequestView for View<'_> {
-    fn path(&self) -> &str {
-        self.request.uri.path()
-    }
-
-    fn method(&self) -> &Method {
-        &self.request.method
-    }
-
-    fn any_header(&self, name: &HeaderName, accept: &dyn Fn(&str) -> bool) -> bool {
-        let values = self.request.headers.get_all(name);
-        values
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .any(accept)
-    }
-
-    fn query(&self) -> Option<&str> {
-        self.request.uri.query()
-    }
-
-    fn client_ip(&self) -> std::net::IpAddr {
-        self.client
     }
 }

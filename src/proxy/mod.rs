@@ -19,6 +19,7 @@ mod forwarded;
 mod front;
 mod head;
 mod listen;
+mod request;
 mod settings;
 
 pub use access_log::AccessLog;
