@@ -4,8 +4,9 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-/// What is logged without `$CUTOVER_LOG`: our own lines from INFO. Pingora's are left out except
-/// nothing at all, because it reports every port scan; what matters is in the access log.
+/// What is logged without `$CUTOVER_LOG`: our own lines from INFO. Pingora's and the protocol
+/// crates' are left out, because they report every port scan; what matters of a request is in
+/// the access log.
 const DEFAULT: &str = "info,pingora_core=off,pingora_proxy=off,pingora=off,hyper=off,h2=off,hickory_proto=off,hickory_resolver=off,rustls=off";
 
 /// Starts logging. `$CUTOVER_LOG` takes a filter such as `debug` or `info,cutover::proxy=trace`.
