@@ -183,6 +183,9 @@ fn slow_requests_finish_on_the_color_they_began_on() {
         status["services"][0]["slots"]["blue"]["in_flight"]["request"],
         50
     );
+    wait_until("the drain's age is told", || {
+        edge.status()["services"][0]["drains"][0]["elapsed_ms"].as_u64() > Some(0)
+    });
     for client in clients {
         let Ended { code, stdout, .. } = client.join().expect("a client");
         assert_eq!((code, stdout.as_str()), (0, "blue"));

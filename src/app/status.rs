@@ -146,7 +146,9 @@ fn drains(stack: &StackStatus, service: &ServiceName, now: Instant) -> Vec<Drain
             color: drain.pool.color,
             generation: drain.pool.generation.0,
             in_flight: InFlight::from_counts(drain.in_flight),
-            elapsed_ms: 0,
+            elapsed_ms: drain
+                .since
+                .map_or(0, |since| millis(now.saturating_duration_since(since))),
             deadline_ms: drain
                 .deadline
                 .map_or(0, |at| millis(at.saturating_duration_since(now))),

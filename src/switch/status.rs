@@ -111,6 +111,8 @@ pub struct DrainStatus {
     pub in_flight: [u64; 3],
     /// What was closed because its time was up.
     pub closed: [u64; 3],
+    /// When it began; `None`: not begun, the verdict is not yet on disk.
+    pub since: Option<Instant>,
     /// When the last kind is closed; `None`: not begun, the verdict is not yet on disk.
     pub deadline: Option<Instant>,
 }

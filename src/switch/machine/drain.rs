@@ -152,18 +152,19 @@ impl Drain {
     }
 
     pub(super) fn status(&self) -> DrainStatus {
-        let (in_flight, deadline) = match self.stage {
+        let (in_flight, since) = match self.stage {
             Stage::Waiting { .. } => ([0; 3], None),
             Stage::Draining {
                 since, in_flight, ..
-            } => (in_flight, Some(since + self.windows.longest())),
+            } => (in_flight, Some(since)),
         };
         DrainStatus {
             service: self.service.clone(),
             pool: self.pool,
             in_flight,
             closed: self.closed(),
-            deadline,
+            since,
+            deadline: since.map(|since| since + self.windows.longest()),
         }
     }
 
