@@ -137,7 +137,6 @@ async fn serve(
         access_log,
         Arc::clone(&leaving),
     );
-    let grace = config.shutdown_grace;
     let daemon = Arc::new(Daemon {
         file,
         publisher: Arc::new(Publisher::new(table, Arc::clone(&metrics))),
@@ -210,12 +209,20 @@ async fn serve(
 
     signals.wait_for_stop(&daemon).await;
     daemon.stopping.store(true, Ordering::Relaxed);
+    let (delay, grace) = {
+        let config = daemon.config.load();
+        (config.shutdown_delay, config.shutdown_grace)
+    };
     info!(
+        delay_s = delay.as_secs_f64(),
         grace_s = grace.as_secs_f64(),
         "stopping, requests in flight may finish"
     );
     let left = tokio::select! {
-        left = proxy.stop(grace) => left,
+        left = async {
+            tokio::time::sleep(delay).await;
+            proxy.stop(grace).await
+        } => left,
         () = signals.second() => {
             warn!("second signal, exiting at once");
             proxy.connections()

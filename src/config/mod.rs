@@ -41,6 +41,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// How long a stop waits for requests in flight. Default 30 s.
     pub shutdown_grace: Duration,
+    /// How long a stop serves on after `/readyz` says no, so that a load balancer in front stops
+    /// sending first. Default 0.
+    pub shutdown_delay: Duration,
     /// Sockets and who may use them.
     pub listen: Listen,
     /// Deadlines on the client's side and for upstreams.

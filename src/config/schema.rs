@@ -111,6 +111,7 @@ pub const ROOT: Table = Table {
     keys: &[
         key("state_dir", "path", r#""/data/cutover""#),
         key("shutdown_grace", "duration", r#""30s""#),
+        key("shutdown_delay", "duration", r#""0s""#),
         key("listen", "table", ""),
         key("timeouts", "table", ""),
         key("limits", "table", ""),

@@ -86,6 +86,7 @@ fn routes(sites: Vec<Site>) -> Routes {
     Routes::new(&Config {
         state_dir: PathBuf::new(),
         shutdown_grace: second,
+        shutdown_delay: second,
         listen: Listen {
             http: Vec::new(),
             https: Vec::new(),

@@ -16,7 +16,7 @@ use pingora::protocols::{ALPN, Ssl, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
-use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use socket2::{Domain, Protocol as SocketProtocol, SockFilter, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -33,6 +33,10 @@ const BACKLOG: i32 = 4096;
 /// How long idle keep-alive connections stay open in a stop: a request that was sent before the
 /// client learned of it still gets its answer.
 const LINGER: Duration = Duration::from_millis(2500);
+
+/// How long a stop goes on accepting while new connections are already turned away: time for
+/// handshakes under way to end, so that no client is cut off that saw its connection open.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// The client connection preface of HTTP/2 (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -110,6 +114,29 @@ pub fn open(address: SocketAddr) -> std::io::Result<StdListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Lets a listener drop the segments that begin a connection. Closing a listener resets what
+/// waits in its queue and what is in the middle of its handshake, and both look open to the
+/// client; one whose first segment was dropped repeats it a second later and finds whoever
+/// listens then.
+///
+/// # Errors
+/// The system has no socket filters.
+fn turn_away(listener: &TcpListener) -> std::io::Result<()> {
+    use nix::libc::{BPF_ABS, BPF_B, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET};
+    /// The byte with the flags in a TCP header, and the flag SYN (RFC 9293 §3.1).
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    let step =
+        |code: u32, jt, jf, k| SockFilter::new(u16::try_from(code).unwrap_or(u16::MAX), jt, jf, k);
+    let filter = [
+        step(BPF_LD | BPF_B | BPF_ABS, 0, 0, FLAGS),
+        step(BPF_JMP | BPF_JSET | BPF_K, 0, 1, SYN),
+        step(BPF_RET | BPF_K, 0, 0, 0),
+        step(BPF_RET | BPF_K, 0, 0, u32::MAX),
+    ];
+    socket2::SockRef::from(listener).attach_filter(&filter)
 }
 
 fn is_missing_family(error: &std::io::Error) -> bool {
@@ -198,7 +225,11 @@ impl Server {
         self.leaving.store(true, Ordering::Relaxed);
         self.stop.send_replace(true);
         let linger = LINGER.min(grace);
-        if timeout(linger, self.emptied()).await.is_err() {
+        let settled = async {
+            tokio::time::sleep(SETTLE).await;
+            self.emptied().await;
+        };
+        if timeout(linger, settled).await.is_err() {
             self.proxy.http_cleanup().await;
             let _ = timeout(grace.saturating_sub(linger), self.emptied()).await;
         }
@@ -215,16 +246,25 @@ impl Server {
         }
     }
 
+    /// Accepts until a stop, and then for [`SETTLE`] what had begun to connect before it.
     async fn accept_from(self: Arc<Self>, listener: TcpListener, https: bool) {
         let mut stop = self.stop.subscribe();
+        tokio::select! {
+            () = self.accept_all(&listener, https) => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+        if let Err(error) = turn_away(&listener) {
+            tracing::debug!(%error, "new connections are not turned away before the listener ends");
+        }
+        // The error is the end of the time.
+        let _ = timeout(SETTLE, self.accept_all(&listener, https)).await;
+    }
+
+    async fn accept_all(self: &Arc<Self>, listener: &TcpListener, https: bool) {
         loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => return,
-            };
-            match accepted {
+            match listener.accept().await {
                 Ok((socket, peer)) => {
-                    let server = Arc::clone(&self);
+                    let server = Arc::clone(self);
                     if let Some(place) = Place::take(&server, https) {
                         tokio::spawn(
                             async move { server.handle(socket, peer, https, place).await },

@@ -25,6 +25,7 @@ pub(super) fn read(root: &Section<'_>) -> Config {
     let mut config = Config {
         state_dir: PathBuf::from("/data/cutover"),
         shutdown_grace: Duration::from_secs(30),
+        shutdown_delay: Duration::ZERO,
         listen: listen(root.section("listen", &schema::LISTEN)),
         timeouts: timeouts(root.section("timeouts", &schema::TIMEOUTS)),
         limits: limits(root.section("limits", &schema::LIMITS)),
@@ -45,6 +46,11 @@ pub(super) fn read(root: &Section<'_>) -> Config {
     root.set(
         "shutdown_grace",
         &mut config.shutdown_grace,
+        value::duration,
+    );
+    root.set(
+        "shutdown_delay",
+        &mut config.shutdown_delay,
         value::duration,
     );
     config

@@ -37,6 +37,7 @@ impl Config {
         let mut out = Writer(String::new());
         out.key("state_dir", path(&self.state_dir));
         out.key("shutdown_grace", duration(self.shutdown_grace));
+        out.key("shutdown_delay", duration(self.shutdown_delay));
         listen(&mut out, &self.listen);
         timeouts(&mut out, self);
         limits(&mut out, &self.limits);
