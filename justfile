@@ -13,3 +13,11 @@ bench:
 # cutover beside nginx, haproxy and caddy.
 bench-peers *ARGS:
     ./scripts/bench_peers.py {{ARGS}}
+
+# Long repetitions on optimised programs: 10,000 switches under load, and what else says SOAK in
+# tests/. Goes on where an interrupted one ended; the counts are in target/soak.
+soak:
+    cargo build --profile fast --bins
+    CUTOVER_BIN="$PWD/target/fast/cutover" PROXYCTL_BIN="$PWD/target/fast/proxyctl" \
+        SOAK_DIR="$PWD/target/soak" SOAK_SWITCHES=10000 \
+        cargo nextest run --profile soak --test soak

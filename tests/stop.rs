@@ -2,118 +2,15 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, header};
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http_body_util::BodyExt;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use support::clients::{Seen, http1_client, http2_client, request};
 use support::{Edge, Origins, curl, now, wait_until};
 use tokio::net::TcpStream;
-
-/// What the clients of one kind saw.
-#[derive(Debug, Default)]
-struct Seen {
-    answered: AtomicU64,
-    lost: AtomicU64,
-}
-
-impl Seen {
-    fn count(&self, answered: bool) {
-        let counter = if answered { &self.answered } else { &self.lost };
-        counter.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn assert_nothing_lost(&self, kind: &str) {
-        let (answered, lost) = (
-            self.answered.load(Ordering::SeqCst),
-            self.lost.load(Ordering::SeqCst),
-        );
-        assert!(answered > 50, "{kind}: only {answered} were answered");
-        assert_eq!(lost, 0, "{kind}: lost beside {answered} answered");
-    }
-}
-
-fn request(path: &str, close: bool) -> Request<Empty<Bytes>> {
-    let mut request = Request::builder()
-        .uri(format!("http://localhost{path}"))
-        .header(header::HOST, "localhost");
-    if close {
-        request = request.header(header::CONNECTION, "close");
-    }
-    request.body(Empty::new()).expect("a request")
-}
-
-/// One connection after the other until nobody listens. On each: requests until the server says
-/// that it closes (RFC 9112 §9.6), at most `limit`.
-async fn http1_client(address: SocketAddr, limit: usize, seen: Arc<Seen>) {
-    // Refused, or not answered any more: the server is gone, which is no lost request.
-    while let Ok(Ok(socket)) =
-        tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(address)).await
-    {
-        let Ok((mut sender, connection)) = http1::handshake(TokioIo::new(socket)).await else {
-            seen.count(false);
-            continue;
-        };
-        let connection = tokio::spawn(connection);
-        for sent in 1..=limit {
-            if sent > 1 && sender.ready().await.is_err() {
-                break;
-            }
-            let Ok(response) = sender.send_request(request("/", sent == limit)).await else {
-                seen.count(false);
-                break;
-            };
-            let closes = response
-                .headers()
-                .get(header::CONNECTION)
-                .is_some_and(|value| value == "close");
-            let whole = response.status() == 200;
-            let whole = whole && response.into_body().collect().await.is_ok();
-            seen.count(whole);
-            if closes || !whole {
-                break;
-            }
-        }
-        drop(sender);
-        connection.abort();
-    }
-}
-
-/// One connection, eight requests at a time until the server sends GOAWAY.
-async fn http2_client(address: SocketAddr, seen: Arc<Seen>) {
-    let socket = TcpStream::connect(address).await.expect("a connection");
-    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await;
-    let (sender, connection) = handshake.expect("HTTP/2");
-    let streams: Vec<_> = (0..8)
-        .map(|_| {
-            let (mut sender, seen) = (sender.clone(), Arc::clone(&seen));
-            tokio::spawn(async move {
-                while sender.ready().await.is_ok() {
-                    match sender.send_request(request("/", false)).await {
-                        Ok(response) => {
-                            let whole = response.status() == 200;
-                            seen.count(whole && response.into_body().collect().await.is_ok());
-                        }
-                        // Never sent: a GOAWAY came first (RFC 9113 §6.8).
-                        Err(error) if error.is_canceled() => return,
-                        Err(_) => seen.count(false),
-                    }
-                }
-            })
-        })
-        .collect();
-    drop(sender);
-    let connection = tokio::spawn(connection);
-    for stream in streams {
-        stream.await.expect("a stream's task");
-    }
-    connection.abort();
-}
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
@@ -167,9 +64,7 @@ fn a_stop_under_load_loses_no_request_and_ends_with_the_last_one() {
         || {
             edge.status()["services"][0]["slots"]["blue"]["in_flight"]["request"].as_u64()
                 >= Some(1)
-                && kinds
-                    .iter()
-                    .all(|(_, seen)| seen.answered.load(Ordering::SeqCst) > 100)
+                && kinds.iter().all(|(_, seen)| seen.answered() > 100)
         },
     );
     let (took, code) = edge.stop("-TERM");
@@ -192,7 +87,8 @@ fn a_stop_under_load_loses_no_request_and_ends_with_the_last_one() {
         }
     });
     for (kind, seen) in &kinds {
-        seen.assert_nothing_lost(kind);
+        assert!(seen.answered() > 50, "{kind}: {seen:?}");
+        assert_eq!(seen.lost(), 0, "{kind}: {seen:?}");
     }
     drop(idle);
 }

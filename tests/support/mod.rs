@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
+pub mod clients;
 pub mod origin;
 
 use std::fs;
@@ -222,6 +223,13 @@ impl Edge {
                     .ok()
             })
             .expect("VmRSS")
+    }
+
+    /// Open descriptors of the daemon.
+    pub fn descriptors(&self) -> usize {
+        let pid = self.child.as_ref().expect("running").id();
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("/proc");
+        open.count()
     }
 
     /// Asks the daemon to end and returns how long it took and its exit code.
