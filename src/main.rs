@@ -1,9 +1,10 @@
 //! The daemon: `cutover run`, `cutover demo`, `cutover check`, `cutover version`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use cutover::tls::trust;
 use cutover::{app, config};
 
 #[cfg(feature = "mimalloc")]
@@ -37,8 +38,56 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Make this system trust the root of the internal CA.
+    ///
+    /// Installs it into the system's trust store (Debian, Alpine, Fedora, SUSE, Arch), which
+    /// needs root. Browsers with a store of their own (Firefox) are not changed.
+    Trust(StateDir),
+    /// Make this system forget the root of the internal CA again.
+    Untrust(StateDir),
     /// Print the version.
     Version,
+}
+
+/// Which internal CA: that of a configuration, unless its folder is named.
+#[derive(Debug, clap::Args)]
+struct StateDir {
+    /// Configuration file, for its state_dir.
+    #[arg(long, value_name = "FILE", conflicts_with = "state_dir")]
+    config: Option<PathBuf>,
+    /// The state folder itself.
+    #[arg(long, value_name = "FOLDER")]
+    state_dir: Option<PathBuf>,
+}
+
+impl StateDir {
+    fn folder(self) -> Result<PathBuf, String> {
+        if let Some(folder) = self.state_dir {
+            return Ok(folder);
+        }
+        let path = find(self.config)?;
+        match config::load(&path) {
+            Ok(config) => Ok(config.state_dir),
+            Err(errors) => Err(format!("{} has errors\n{errors}", path.display())),
+        }
+    }
+}
+
+fn change_trust(
+    state_dir: StateDir,
+    change: impl FnOnce(&Path) -> Result<trust::Done, trust::TrustError>,
+) -> ExitCode {
+    let folder = match state_dir.folder() {
+        Ok(folder) => folder,
+        Err(message) => return fail(&message),
+    };
+    match change(&folder) {
+        Ok(done) => {
+            println!("{done}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error.to_string()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -57,6 +106,8 @@ fn main() -> ExitCode {
             };
             exit(app::run(&path))
         }
+        Command::Trust(state_dir) => change_trust(state_dir, trust::trust),
+        Command::Untrust(state_dir) => change_trust(state_dir, trust::untrust),
         Command::Demo => exit(app::run_demo()),
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, watch};
-use tracing::{info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::addresses::Addresses;
 use super::publisher::{Publisher, fill};
@@ -222,8 +222,32 @@ impl Daemon {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
     }
 
-    /// Makes leaves of the internal CA anew when their time comes.
+    /// Serves certificate files that changed, and tells of those that cannot be served.
+    pub(super) fn watch_certificates(&self) {
+        let events = self.certificates.watch(clock::wall());
+        for event in &events {
+            if event.is_alarm() {
+                error!("{event}");
+            } else {
+                info!("{event}");
+            }
+            if let tls::Event::Reloaded { warnings, .. } = event {
+                for warning in warnings {
+                    warn!("{warning}");
+                }
+            }
+        }
+        if !events.is_empty() {
+            self.show_certificates();
+        }
+    }
+
+    /// Makes ticket keys and leaves of the internal CA anew when their time comes.
     pub(super) fn renew_certificates(&self) {
+        match self.certificates.rotate_tickets(clock::wall()) {
+            Ok(rotated) => debug!(rotated, "keys of session tickets looked at"),
+            Err(error) => warn!(%error, "keys of session tickets"),
+        }
         match self.certificates.renew_due(clock::wall()) {
             Ok(renewed) if renewed.is_empty() => {}
             Ok(renewed) => {

@@ -31,7 +31,9 @@ use crate::proxy::{AccessLog, Edge, Server, Settings, bind, open};
 use crate::switch::{Layout, Plain, Setup, Store, Switchboard, recover};
 use crate::tls;
 
-/// Time between two looks at the certificates of the internal CA.
+/// Time between two looks at certificate files.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// Time between two looks at the certificates of the internal CA and the keys of tickets.
 const RENEWAL_CHECK: Duration = Duration::from_secs(600);
 
 /// Serves a configuration file until a signal ends it.
@@ -308,6 +310,16 @@ fn spawn_upkeep(daemon: &Arc<Daemon>) {
         daemon.names.subscribe(),
         move || changed.refill(),
     ));
+    let watching = Arc::clone(daemon);
+    tokio::spawn(async move {
+        let mut ticker = tokio::time::interval(WATCH_INTERVAL);
+        ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticker.tick().await;
+            let daemon = Arc::clone(&watching);
+            let _ = tokio::task::spawn_blocking(move || daemon.watch_certificates()).await;
+        }
+    });
     let daemon = Arc::clone(daemon);
     tokio::spawn(async move {
         let mut ticker = tokio::time::interval(RENEWAL_CHECK);

@@ -42,6 +42,7 @@ pub const TABLES: &[&Table] = &[
     &LOG_ACCESS,
     &SITE,
     &SITE_TLS,
+    &SITE_CLIENT_AUTH,
     &ROUTE,
     &SERVICE,
     &RELEASE,
@@ -201,6 +202,8 @@ pub const SITE: Table = Table {
         key("hosts", "list of hosts", ""),
         key("default", "boolean", "false"),
         key("tls", "text or table", r#""auto""#),
+        key("min_version", "text", r#""1.2""#),
+        key("client_auth", "table", ""),
         key("redirect", "boolean", "true"),
         key("service", "text", ""),
         key("upstream", "list of upstreams", ""),
@@ -212,6 +215,12 @@ pub const SITE: Table = Table {
 pub const SITE_TLS: Table = Table {
     path: "site.tls",
     keys: &[key("cert", "path", ""), key("key", "path", "")],
+};
+
+/// `client_auth = { ... }` of a site.
+pub const SITE_CLIENT_AUTH: Table = Table {
+    path: "site.client_auth",
+    keys: &[key("mode", "text", r#""require""#), key("ca", "path", "")],
 };
 
 /// `[[site.route]]`.

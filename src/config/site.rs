@@ -16,6 +16,10 @@ pub struct Site {
     pub default: bool,
     /// Where certificates come from.
     pub tls: Tls,
+    /// Lowest TLS version that clients may speak. Default 1.2.
+    pub min_version: TlsVersion,
+    /// Certificates that clients show; `None`: they are not asked.
+    pub client_auth: Option<ClientAuth>,
     /// Whether plain HTTP is redirected to https when the site has TLS. Default true.
     pub redirect: bool,
     /// Routes in the order of the file.
@@ -40,6 +44,35 @@ pub enum Tls {
         /// PEM private key.
         key: PathBuf,
     },
+}
+
+/// A version of TLS, older ones first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246).
+    #[default]
+    V1_2,
+    /// TLS 1.3 (RFC 8446).
+    V1_3,
+}
+
+/// `client_auth = { mode, ca }` of a site.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClientAuth {
+    /// What happens to a client without a certificate.
+    pub mode: ClientAuthMode,
+    /// PEM file with the certificates of the CAs that sign clients' certificates.
+    pub ca: PathBuf,
+}
+
+/// What happens to a client that shows no certificate. One that shows a certificate that does
+/// not verify is refused either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClientAuthMode {
+    /// Its handshake is refused.
+    Require,
+    /// It is served, and the upstream is told no subject.
+    Optional,
 }
 
 /// `[[site.route]]`. All given conditions must hold.

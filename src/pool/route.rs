@@ -15,7 +15,9 @@ use std::net::IpAddr;
 use http::{HeaderName, Method};
 use percent_encoding::percent_decode_str;
 
-use crate::config::{Config, Route, ServiceIndex, Site, Tls, ValueMatch};
+use crate::config::{
+    ClientAuth, ClientAuthMode, Config, Route, ServiceIndex, Site, Tls, ValueMatch,
+};
 use crate::model::{HostPattern, PathPattern};
 
 /// What a route looks at in a request.
@@ -41,6 +43,8 @@ pub struct SiteEntry {
     pub tls: Tls,
     /// Whether plain HTTP is answered with a redirect to https.
     pub redirect: bool,
+    /// Whether a client without a certificate gets nothing, plain HTTP included.
+    pub needs_client_certificate: bool,
     exact: HashMap<String, Vec<Rule>>,
     prefixes: HashMap<String, Vec<Rule>>,
     /// Different lengths of prefixes, longest first.
@@ -158,6 +162,13 @@ impl SiteEntry {
                 .map_or_else(|| "default".to_owned(), ToString::to_string),
             tls: site.tls.clone(),
             redirect: site.tls != Tls::Off && site.redirect,
+            needs_client_certificate: matches!(
+                site.client_auth,
+                Some(ClientAuth {
+                    mode: ClientAuthMode::Require,
+                    ..
+                })
+            ),
             exact: HashMap::new(),
             prefixes: HashMap::new(),
             prefix_lengths: Vec::new(),

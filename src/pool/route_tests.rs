@@ -75,6 +75,8 @@ fn site(hosts: &[&str], default: bool, routes: Vec<Route>, service: Option<usize
             .collect(),
         default,
         tls: Tls::Off,
+        min_version: crate::config::TlsVersion::V1_2,
+        client_auth: None,
         redirect: true,
         routes,
         service: service.map(ServiceIndex),

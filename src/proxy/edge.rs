@@ -118,11 +118,11 @@ impl Edge {
                 ),
             })?;
         if let Some(tls) = Connection::of(session).and_then(|connection| connection.tls.clone()) {
-            if found.site.tls == Tls::Off || !(host.is_empty() || tls.covers(host)) {
+            if found.site.tls == Tls::Off || !tls.covers(host) {
                 return Err(Refusal::new(
                     421,
                     ErrorType::HttpRequestError,
-                    "This connection's certificate does not cover the host name.",
+                    "This connection's certificate or TLS policy does not cover the host name.",
                 ));
             }
         } else if found.site.redirect
@@ -133,6 +133,12 @@ impl Edge {
                 .starts_with("/.well-known/acme-challenge/")
         {
             return Ok(Admitted::Redirect(https_location(host, port, &request.uri)));
+        } else if found.site.needs_client_certificate {
+            return Err(Refusal::new(
+                421,
+                ErrorType::HttpRequestError,
+                "This site is served over TLS with a client certificate only.",
+            ));
         }
         let claim = self.table.claim(&table, found.service).ok_or(UNAVAILABLE)?;
         exchange.metrics = Some(Arc::clone(claim.pool().slot().metrics()));
@@ -314,9 +320,12 @@ impl ProxyHttp for Edge {
                 request.insert_header(header::TE, "trailers")?;
             }
         }
+        let connection = Connection::of(session);
+        let tls = connection.and_then(|connection| connection.tls.as_ref());
         forwarded::set(
             request,
             &forwarded::Facts {
+                certificate: tls.and_then(|tls| tls.client.as_ref()),
                 peer: exchange.peer,
                 client: exchange.client,
                 host: head::authority(session.req_header()),

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 
 use crate::config::IpSet;
+use crate::tls::ClientCertificate;
 
 /// Removed when the peer is not trusted; set anew afterwards where it is ours to set.
 const FORGEABLE: [&str; 6] = [
@@ -116,8 +117,32 @@ pub(super) fn remove_forgeable(request: &mut RequestHeader) {
     }
 }
 
+/// Fields that speak of a client's certificate: ours, and those of RFC 9440, which a proxy must
+/// not let pass (§2.4). Nobody's are believed, not even a trusted peer's.
+const CLIENT_CERTIFICATE: [&str; 4] = [
+    "x-client-cert-subject",
+    "x-client-cert-fingerprint",
+    "client-cert",
+    "client-cert-chain",
+];
+
+/// Removes every field that speaks of a client's certificate, however it is spelled.
+pub(super) fn remove_client_certificate(request: &mut RequestHeader) {
+    let forged: Vec<HeaderName> = request
+        .headers
+        .keys()
+        .filter(|name| CLIENT_CERTIFICATE.contains(&&*name.as_str().replace('_', "-")))
+        .cloned()
+        .collect();
+    for name in forged {
+        request.remove_header(&name);
+    }
+}
+
 /// What the upstream is told.
 pub(super) struct Facts<'a> {
+    /// The client's certificate, verified in the handshake.
+    pub(super) certificate: Option<&'a ClientCertificate>,
     pub(super) peer: IpAddr,
     pub(super) client: Client,
     pub(super) host: &'a str,
@@ -129,6 +154,11 @@ pub(super) struct Facts<'a> {
 /// Sets the forwarding fields. Those that a trusted peer sent are kept; its address is appended
 /// to the list of `X-Forwarded-For`.
 pub(super) fn set(request: &mut RequestHeader, facts: &Facts<'_>) -> pingora::Result<()> {
+    remove_client_certificate(request);
+    if let Some(certificate) = facts.certificate {
+        request.insert_header("X-Client-Cert-Subject", certificate.subject.as_str())?;
+        request.insert_header("X-Client-Cert-Fingerprint", &certificate.fingerprint)?;
+    }
     let trusted = facts.client.trusted_peer;
     let peer = facts.peer.to_canonical().to_string();
     request.insert_header(

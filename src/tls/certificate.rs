@@ -1,15 +1,14 @@
-//! One certificate as it is served: names, dates, origin, and the rustls configuration that
-//! presents it. The private key is reachable by rustls alone and by no `Debug`.
+//! One certificate as it is served: names, dates, origin, key. The private key is reachable by rustls alone and by no `Debug`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustls::InconsistentKeys;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{InconsistentKeys, ServerConfig};
+use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -27,6 +26,8 @@ pub enum Source {
     Internal,
     /// Installed by an issuer while running ([`super::Store::install`]).
     Installed,
+    /// Found in the folder of another program ([`super::adopt`]); holds the chain's file.
+    Adopted(PathBuf),
 }
 
 /// What status and metrics show of a certificate.
@@ -49,21 +50,14 @@ pub struct ServedCertificate {
     info: CertificateInfo,
     /// Subject alternative names; common names are ignored, as clients do (RFC 9525).
     sans: Vec<HostPattern>,
-    config: Arc<ServerConfig>,
+    key: Arc<CertifiedKey>,
 }
 
 impl ServedCertificate {
     /// Pairs chain and key. `hosts` are the names it will be served for; they need not be in
     /// the certificate.
-    pub(super) fn new(
-        pair: Pair,
-        mut hosts: Vec<HostPattern>,
-        source: Source,
-        template: &ServerConfig,
-    ) -> Self {
+    pub(super) fn new(pair: Pair, mut hosts: Vec<HostPattern>, source: Source) -> Self {
         let Pair { key, leaf } = pair;
-        let mut config = template.clone();
-        config.cert_resolver = Arc::new(SingleCertAndKey::from(key));
         hosts.sort();
         hosts.dedup();
         let names = if hosts.is_empty() {
@@ -80,7 +74,7 @@ impl ServedCertificate {
                 source,
             },
             sans: leaf.names,
-            config: Arc::new(config),
+            key: Arc::new(key),
         }
     }
 
@@ -105,10 +99,7 @@ impl ServedCertificate {
 
     /// Whether the certificate itself names everything that `pattern` stands for.
     pub(super) fn names_pattern(&self, pattern: &HostPattern) -> bool {
-        match pattern {
-            HostPattern::Exact(host) => self.names(host),
-            HostPattern::Wildcard(_) => self.sans.contains(pattern),
-        }
+        names_pattern(&self.sans, pattern)
     }
 
     /// When two thirds of its life are over: time for the next one.
@@ -116,8 +107,8 @@ impl ServedCertificate {
         renew_at(self.info.not_before, self.info.not_after)
     }
 
-    pub(super) fn config(&self) -> &Arc<ServerConfig> {
-        &self.config
+    pub(super) fn key(&self) -> &Arc<CertifiedKey> {
+        &self.key
     }
 }
 
@@ -137,6 +128,13 @@ pub(super) fn renew_at(not_before: SystemTime, not_after: SystemTime) -> SystemT
     not_before + life * 2 / 3
 }
 
+fn names_pattern(names: &[HostPattern], pattern: &HostPattern) -> bool {
+    match pattern {
+        HostPattern::Exact(host) => names.iter().any(|name| name_covers(name, host)),
+        HostPattern::Wildcard(_) => names.contains(pattern),
+    }
+}
+
 fn name_covers(name: &HostPattern, host: &str) -> bool {
     match name {
         HostPattern::Exact(exact) => exact == host,
@@ -152,6 +150,12 @@ pub(super) struct Pair {
     leaf: Leaf,
 }
 
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pair").field(&self.leaf.names).finish()
+    }
+}
+
 /// What is read from the first certificate of a chain.
 pub(super) struct Leaf {
     pub(super) names: Vec<HostPattern>,
@@ -161,6 +165,11 @@ pub(super) struct Leaf {
 }
 
 impl Pair {
+    /// What was read from the leaf.
+    pub(super) fn leaf(&self) -> &Leaf {
+        &self.leaf
+    }
+
     /// Reads two PEM texts; the names say which file an error is about. Both may be the same
     /// file: each text is searched for its own kind of section.
     pub(super) fn from_pem(
@@ -170,14 +179,6 @@ impl Pair {
         let chain = chain_from_pem(cert).map_err(|fault| TlsError::new(cert_file, fault))?;
         let key = key_from_pem(key).map_err(|fault| TlsError::new(key_file, fault))?;
         Self::from_der(chain, key, cert_file, key_file)
-    }
-
-    /// Reads two PEM files.
-    pub(super) fn from_files(cert: &Path, key: &Path) -> Result<Self, TlsError> {
-        let read = |file: &Path| {
-            std::fs::read(file).map_err(|error| TlsError::new(file, Fault::Unreadable(error)))
-        };
-        Self::from_pem((cert, &read(cert)?), (key, &read(key)?))
     }
 
     pub(super) fn from_der(
@@ -217,6 +218,11 @@ impl Pair {
 }
 
 impl Leaf {
+    /// Whether it names everything that `pattern` stands for.
+    pub(super) fn names_pattern(&self, pattern: &HostPattern) -> bool {
+        names_pattern(&self.names, pattern)
+    }
+
     pub(super) fn from_der(der: &CertificateDer<'_>) -> Result<Self, String> {
         let (rest, certificate) =
             X509Certificate::from_der(der).map_err(|error| error.to_string())?;

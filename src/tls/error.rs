@@ -75,6 +75,9 @@ pub enum Fault {
     /// A certificate could not be issued.
     #[error("no certificate could be issued: {0}")]
     Issue(String),
+    /// The keys of session tickets could not be read back; new ones were made.
+    #[error("new keys for session tickets were made, no older session is resumed: {0}")]
+    TicketKeys(io::Error),
     /// No random bytes for the ticket keys.
     #[error("TLS cannot be set up: {0}")]
     Setup(String),

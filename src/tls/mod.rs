@@ -10,29 +10,39 @@
 //! Who gets what: an exact name before a wildcard of one label; no SNI: the certificate for the
 //! local address, else the default site's; an unknown name: the default site's; else a fatal
 //! alert. TLS 1.2 and 1.3 (RFC 5246, RFC 8446) with h2 and http/1.1 (RFC 7301), resumption by
-//! ticket, no early data: a replayed request is worth more than a round trip.
+//! sealed ticket, no early data: a replayed request is worth more than a round trip.
 //!
 //! Not here: ordering certificates (a [`Store::install`] is all that an issuer needs), and TLS
 //! to upstreams, which Pingora's connector does with the roots of [`check_system_roots`].
 
 mod acceptor;
+pub mod adopt;
 mod ca;
 mod certificate;
+mod client;
 mod disk;
 mod error;
+mod event;
+mod files;
 mod policy;
+mod presented;
 mod roots;
 mod store;
 mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tickets;
+pub mod trust;
 mod warning;
+mod watch;
 
-pub use acceptor::{Acceptor, Refused};
+pub use acceptor::{Acceptor, ChallengeCertificates, Refused};
 pub use ca::root_file;
 pub use certificate::{CertificateInfo, ServedCertificate, Source};
+pub use client::ClientCertificate;
 pub use error::{Fault, TlsError};
+pub use event::Event;
 pub use policy::install_provider;
 pub use roots::{RootsError, check_system_roots};
 pub use store::{Loaded, Store};

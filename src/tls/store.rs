@@ -4,55 +4,67 @@
 //! from that and publish it in one store; readers take a snapshot and never wait. The calls
 //! read files and sign: keep them off the threads that serve requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 
+use super::adopt::Adopted;
 use super::ca::Ca;
 use super::certificate::{CertificateInfo, Pair, ServedCertificate, Source};
-use super::error::{Fault, TlsError};
-use super::policy;
+use super::error::TlsError;
+use super::event::Event;
+use super::files::{Demand, FilePair, Files, Policies};
+use super::policy::Policy;
+use super::presented::Presenter;
 use super::table::{Entry, Table};
+use super::tickets::TicketKeys;
 use super::warning::{Warning, warnings};
+use crate::clock;
 use crate::config::{Site, Tls};
 use crate::model::HostPattern;
 
 /// The certificates of this process, by name.
 pub struct Store {
     table: Arc<ArcSwap<Table>>,
-    template: ServerConfig,
+    tickets: Arc<TicketKeys>,
     state_dir: PathBuf,
     writer: Mutex<Writer>,
 }
+
+type Leaves = BTreeMap<Vec<HostPattern>, Arc<ServedCertificate>>;
 
 /// What a table is made of.
 #[derive(Default)]
 struct Writer {
     sites: Vec<Served>,
+    files: Files,
+    policies: Policies,
     ca: Option<Ca>,
     /// Leaves of the local CA by their names; kept over reloads until they are due.
-    internal: BTreeMap<Vec<HostPattern>, Arc<ServedCertificate>>,
-    /// What an issuer delivered, by name; kept over reloads.
+    internal: Leaves,
+    /// What an issuer delivered or was adopted, by name; kept over reloads.
     installed: BTreeMap<HostPattern, Arc<ServedCertificate>>,
+    presenter: Presenter,
 }
 
 /// One site and how it is served.
 struct Served {
     hosts: Vec<HostPattern>,
     default: bool,
+    demand: Demand,
     from: Origin,
 }
 
 enum Origin {
     Off,
-    Files(Arc<ServedCertificate>),
-    Internal(Arc<ServedCertificate>),
+    Files(FilePair),
+    /// The names of the leaf.
+    Internal(Vec<HostPattern>),
     /// Internal where nothing is installed.
-    Auto(Arc<ServedCertificate>),
+    Auto(Vec<HostPattern>),
 }
 
 /// One site's certificate after [`Store::apply`].
@@ -74,25 +86,24 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// An empty table: every handshake is refused. `state_dir` is where the local CA lives;
-    /// nothing is written before a site needs it.
+    /// An empty table: every handshake is refused. `state_dir` is where the local CA lives and
+    /// the keys of session tickets are; the latter are read here, and nothing is written
+    /// before a site needs it or [`Store::rotate_tickets`] is called.
     ///
     /// # Errors
     /// The random source failed.
     pub fn new(state_dir: &Path) -> Result<Self, TlsError> {
-        let template = policy::template()
-            .map_err(|error| TlsError::new(state_dir, Fault::Setup(error.to_string())))?;
         Ok(Self {
             table: Arc::default(),
-            template,
+            tickets: Arc::new(TicketKeys::open(state_dir, clock::wall())?),
             state_dir: state_dir.to_owned(),
             writer: Mutex::default(),
         })
     }
 
-    /// Replaces the whole table by what `sites` ask for. Files are read again, so this is also
-    /// how a renewed file is picked up; leaves of the local CA and installed certificates stay.
-    /// Sites that share files share the certificate. Blocks.
+    /// Replaces the whole table by what `sites` ask for. Files are read again; leaves of the
+    /// local CA and installed certificates stay. Sites that share files share the certificate.
+    /// Blocks.
     ///
     /// # Errors
     /// Every file that cannot be used; the table is as before then. A reload that can fail in
@@ -100,25 +111,21 @@ impl Store {
     pub fn apply(&self, sites: &[Site], now: SystemTime) -> Result<Vec<Loaded>, Vec<TlsError>> {
         let mut writer = self.lock();
         let mut errors = Vec::new();
-        let files = self.load_files(sites, &mut errors);
+        let files = Files::load(sites, now, &mut errors);
+        let policies = Policies::load(sites, &self.tickets, now, &mut errors);
         let internal = self.load_internal(&mut writer, sites, now, &mut errors);
         if !errors.is_empty() {
             return Err(errors);
         }
-        writer.sites = sites
-            .iter()
-            .map(|site| Served {
-                hosts: site.hosts.clone(),
-                default: site.default,
-                from: source_of(site, &files, &internal),
-            })
-            .collect();
+        writer.sites = sites.iter().map(Served::from).collect();
+        writer.files = files;
+        writer.policies = policies;
         writer.internal = internal;
-        self.publish(&writer);
+        self.publish(&mut writer);
         Ok(sites
             .iter()
             .zip(&writer.sites)
-            .filter_map(|(site, served)| loaded(site, served, now))
+            .filter_map(|(site, served)| loaded(site, served, &writer, now))
             .collect())
     }
 
@@ -135,14 +142,93 @@ impl Store {
         key_pem: &[u8],
     ) -> Result<CertificateInfo, TlsError> {
         let pair = Pair::from_pem((origin, chain_pem), (origin, key_pem))?;
-        let certificate = self.serve(pair, names.to_vec(), Source::Installed);
+        let certificate = ServedCertificate::new(pair, names.to_vec(), Source::Installed);
+        let certificate = Arc::new(certificate);
         let mut writer = self.lock();
         for name in names {
             let certificate = Arc::clone(&certificate);
             writer.installed.insert(name.clone(), certificate);
         }
-        self.publish(&writer);
+        self.publish(&mut writer);
         Ok(certificate.info().clone())
+    }
+
+    /// Serves certificates that another program left behind ([`super::adopt::find`]), wherever
+    /// a site with `tls = "auto"` answers to their names and nothing was installed. Call it
+    /// before the first [`Store::apply`]: names that have a certificate then need none from
+    /// the local CA. Returns what is served.
+    pub fn adopt(&self, found: Vec<Adopted>) -> Vec<CertificateInfo> {
+        let mut writer = self.lock();
+        let mut infos = Vec::with_capacity(found.len());
+        for adopted in found {
+            let source = Source::Adopted(adopted.cert);
+            let certificate = ServedCertificate::new(adopted.pair, adopted.names, source);
+            let certificate = Arc::new(certificate);
+            for name in &certificate.info().names {
+                let entry = writer.installed.entry(name.clone());
+                entry.or_insert_with(|| Arc::clone(&certificate));
+            }
+            infos.push(certificate.info().clone());
+        }
+        self.publish(&mut writer);
+        infos
+    }
+
+    /// Looks at the files of certificates and client CAs, and serves what is new. Content that
+    /// cannot be used changes nothing and is told once, when two looks have found it, so that
+    /// nobody is alarmed between the writing of a certificate and of its key. Call it every few
+    /// seconds; a call looks at a bounded number of files, the next one goes on. Blocks.
+    pub fn watch(&self, now: SystemTime) -> Vec<Event> {
+        let mut writer = self.lock();
+        let mut events = writer.files.look(now);
+        events.extend(writer.policies.look(&self.tickets, now));
+        let news = |event: &Event| {
+            matches!(
+                event,
+                Event::Reloaded { .. } | Event::ClientCasReloaded { .. }
+            )
+        };
+        if events.iter().any(news) {
+            self.publish(&mut writer);
+        }
+        events
+    }
+
+    /// The files that are broken now, each with what is wrong; their last good content is in
+    /// use.
+    #[must_use]
+    pub fn rejected(&self) -> Vec<(PathBuf, String)> {
+        let writer = self.lock();
+        let (files, policies) = (writer.files.troubles(), writer.policies.troubles());
+        files
+            .chain(policies)
+            .map(|trouble| (trouble.file.clone(), trouble.error.clone()))
+            .collect()
+    }
+
+    /// Sites with `tls = "auto"` whose hosts no issuer has certified yet: the local CA's
+    /// certificate is served, which clients do not trust.
+    #[must_use]
+    pub fn uncertified(&self) -> Vec<HostPattern> {
+        let writer = self.lock();
+        let auto = writer
+            .sites
+            .iter()
+            .filter(|site| matches!(site.from, Origin::Auto(_)));
+        auto.flat_map(|site| site.uncertified(&writer.installed))
+            .cloned()
+            .collect()
+    }
+
+    /// Makes a new key for session tickets when the newest is 12 h old, and writes the keys if
+    /// the disk does not have them. Call it at start and every few minutes. Blocks. Returns
+    /// whether tickets are sealed with another key now.
+    ///
+    /// # Errors
+    /// The keys cannot be written, or what was there could not be read and was replaced. They
+    /// are in use all the same.
+    pub fn rotate_tickets(&self, now: SystemTime) -> Result<bool, TlsError> {
+        self.tickets.rotate(now)
     }
 
     /// Renews the local CA's leaves that are past two thirds of their life, and its
@@ -161,21 +247,14 @@ impl Store {
         if due.is_empty() {
             return Ok(Vec::new());
         }
-        let mut renewed = BTreeMap::new();
+        let mut renewed = Leaves::new();
         for names in due {
             let certificate = self.issue(&mut writer.ca, &names, now)?;
             renewed.insert(names, certificate);
         }
-        for site in &mut writer.sites {
-            if let Origin::Internal(certificate) | Origin::Auto(certificate) = &mut site.from
-                && let Some(new) = renewed.get(&leaf_names(&site.hosts))
-            {
-                *certificate = Arc::clone(new);
-            }
-        }
         let infos = renewed.values().map(|new| new.info().clone()).collect();
         writer.internal.extend(renewed);
-        self.publish(&writer);
+        self.publish(&mut writer);
         Ok(infos)
     }
 
@@ -200,6 +279,14 @@ impl Store {
         all
     }
 
+    /// The certificate that a client is shown that asks for `name`; `None`: it is refused.
+    #[must_use]
+    pub fn certificate_for(&self, name: &str) -> Option<Arc<ServedCertificate>> {
+        let table = self.table.load();
+        let picked = table.pick(Some(name), None)?;
+        Some(Arc::clone(picked.presented.certificate()))
+    }
+
     /// The table as every connection sees it.
     pub(super) fn table(&self) -> &Arc<ArcSwap<Table>> {
         &self.table
@@ -210,41 +297,24 @@ impl Store {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, pair: Pair, hosts: Vec<HostPattern>, source: Source) -> Arc<ServedCertificate> {
-        Arc::new(ServedCertificate::new(pair, hosts, source, &self.template))
-    }
-
-    fn load_files<'a>(&self, sites: &'a [Site], errors: &mut Vec<TlsError>) -> Files<'a> {
-        let mut hosts: BTreeMap<_, Vec<HostPattern>> = BTreeMap::new();
-        for site in sites {
-            if let Tls::Files { cert, key } = &site.tls {
-                let group = hosts.entry((cert.as_path(), key.as_path())).or_default();
-                group.extend(site.hosts.iter().cloned());
-            }
-        }
-        let mut files = BTreeMap::new();
-        for ((cert, key), hosts) in hosts {
-            match Pair::from_files(cert, key) {
-                Ok(pair) => {
-                    let source = Source::Files(cert.to_owned());
-                    files.insert((cert, key), self.serve(pair, hosts, source));
-                }
-                Err(error) => errors.push(error),
-            }
-        }
-        files
-    }
-
     fn load_internal(
         &self,
         writer: &mut Writer,
         sites: &[Site],
         now: SystemTime,
         errors: &mut Vec<TlsError>,
-    ) -> BTreeMap<Vec<HostPattern>, Arc<ServedCertificate>> {
-        let mut internal = BTreeMap::new();
+    ) -> Leaves {
+        let mut internal = Leaves::new();
         for site in sites {
-            if !matches!(site.tls, Tls::Internal | Tls::Auto) {
+            let wanted = match site.tls {
+                Tls::Internal => true,
+                Tls::Auto => {
+                    let installed = |host| writer.installed.contains_key(host);
+                    site.hosts.is_empty() || !site.hosts.iter().all(installed)
+                }
+                Tls::Off | Tls::Files { .. } => false,
+            };
+            if !wanted {
                 continue;
             }
             let names = leaf_names(&site.hosts);
@@ -281,52 +351,99 @@ impl Store {
             _ => Ca::open(&self.state_dir, now)?,
         };
         let pair = slot.insert(ca).issue(names, now)?;
-        Ok(self.serve(pair, names.to_vec(), Source::Internal))
+        let certificate = ServedCertificate::new(pair, names.to_vec(), Source::Internal);
+        Ok(Arc::new(certificate))
     }
 
-    fn publish(&self, writer: &Writer) {
+    fn publish(&self, writer: &mut Writer) {
         let mut table = Table::default();
+        let mut presenter = std::mem::take(&mut writer.presenter);
+        presenter.begin();
         for site in &writer.sites {
-            site.enter(&mut table, &writer.installed);
+            site.enter(&mut table, writer, &mut presenter);
         }
+        presenter.end();
+        writer.presenter = presenter;
         self.table.store(Arc::new(table));
     }
 }
 
-type Files<'a> = BTreeMap<(&'a Path, &'a Path), Arc<ServedCertificate>>;
+impl From<&Site> for Served {
+    fn from(site: &Site) -> Self {
+        Self {
+            hosts: site.hosts.clone(),
+            default: site.default,
+            demand: Demand::of(site),
+            from: match &site.tls {
+                Tls::Off => Origin::Off,
+                Tls::Internal => Origin::Internal(leaf_names(&site.hosts)),
+                Tls::Auto => Origin::Auto(leaf_names(&site.hosts)),
+                Tls::Files { cert, key } => Origin::Files((cert.clone(), key.clone())),
+            },
+        }
+    }
+}
 
 impl Served {
-    fn enter(&self, table: &mut Table, installed: &BTreeMap<HostPattern, Arc<ServedCertificate>>) {
-        let for_host = |host: &HostPattern| match &self.from {
-            Origin::Off => Entry::Off,
-            Origin::Files(certificate) | Origin::Internal(certificate) => {
-                Entry::Certificate(Arc::clone(certificate))
-            }
-            Origin::Auto(internal) => {
-                Entry::Certificate(Arc::clone(installed.get(host).unwrap_or(internal)))
-            }
+    fn enter(&self, table: &mut Table, writer: &Writer, presenter: &mut Presenter) {
+        let policy = writer.policies.policy(&self.demand);
+        let own = self.certificate(writer);
+        let mut entry = |host: Option<&HostPattern>| {
+            let certificate = self.for_host(host, own, writer);
+            present(certificate, policy, presenter)
         };
         for host in &self.hosts {
-            table.insert(host, for_host(host));
+            let entry = entry(Some(host));
+            table.insert(host, entry);
         }
-        if !self.default {
-            return;
-        }
-        let first = self.hosts.first().map(for_host);
-        match (first, self.certificate()) {
-            (Some(Entry::Certificate(certificate)), _) => table.set_default(certificate),
-            (None, Some(certificate)) => table.set_default(Arc::clone(certificate)),
-            (Some(Entry::Off), _) | (None, None) => {}
+        if self.default
+            && let Entry::Certificate(presented) = entry(self.hosts.first())
+        {
+            table.set_default(presented);
         }
     }
 
-    fn certificate(&self) -> Option<&Arc<ServedCertificate>> {
+    /// What `host` is served with; `own` is what the site has for all of its hosts.
+    fn for_host<'a>(
+        &self,
+        host: Option<&HostPattern>,
+        own: Option<&'a Arc<ServedCertificate>>,
+        writer: &'a Writer,
+    ) -> Option<&'a Arc<ServedCertificate>> {
+        match &self.from {
+            Origin::Auto(_) => host.and_then(|host| writer.installed.get(host)).or(own),
+            Origin::Off | Origin::Files(_) | Origin::Internal(_) => own,
+        }
+    }
+
+    fn certificate<'a>(&self, writer: &'a Writer) -> Option<&'a Arc<ServedCertificate>> {
         match &self.from {
             Origin::Off => None,
-            Origin::Files(certificate)
-            | Origin::Internal(certificate)
-            | Origin::Auto(certificate) => Some(certificate),
+            Origin::Files(pair) => writer.files.certificate(pair),
+            Origin::Internal(names) | Origin::Auto(names) => writer.internal.get(names),
         }
+    }
+
+    fn uncertified<'a>(
+        &'a self,
+        installed: &'a BTreeMap<HostPattern, Arc<ServedCertificate>>,
+    ) -> impl Iterator<Item = &'a HostPattern> {
+        let hosts = self.hosts.iter();
+        hosts.filter(|host| !installed.contains_key(host))
+    }
+}
+
+/// Without a certificate or a policy nobody can be served; both are there unless TLS is off.
+fn present(
+    certificate: Option<&Arc<ServedCertificate>>,
+    policy: Option<&Arc<Policy>>,
+    presenter: &mut Presenter,
+) -> Entry {
+    match (certificate, policy) {
+        (Some(certificate), Some(policy)) => {
+            Entry::Certificate(presenter.present(certificate, policy))
+        }
+        _ => Entry::Off,
     }
 }
 
@@ -338,34 +455,21 @@ fn leaf_names(hosts: &[HostPattern]) -> Vec<HostPattern> {
             .map(|name| HostPattern::Exact(name.to_owned()))
             .to_vec();
     }
-    let mut names = hosts.to_vec();
-    names.sort();
-    names.dedup();
-    names
+    let names: BTreeSet<_> = hosts.iter().cloned().collect();
+    names.into_iter().collect()
 }
 
-fn source_of(
-    site: &Site,
-    files: &Files<'_>,
-    internal: &BTreeMap<Vec<HostPattern>, Arc<ServedCertificate>>,
-) -> Origin {
-    let leaf = || internal.get(&leaf_names(&site.hosts)).map(Arc::clone);
-    let from = match &site.tls {
-        Tls::Off => Some(Origin::Off),
-        Tls::Internal => leaf().map(Origin::Internal),
-        Tls::Auto => leaf().map(Origin::Auto),
-        Tls::Files { cert, key } => files
-            .get(&(cert.as_path(), key.as_path()))
-            .map(|certificate| Origin::Files(Arc::clone(certificate))),
-    };
-    from.expect("without errors, every site that asks for a certificate has one")
-}
-
-fn loaded(site: &Site, served: &Served, now: SystemTime) -> Option<Loaded> {
-    let certificate = served.certificate()?;
+fn loaded(site: &Site, served: &Served, writer: &Writer, now: SystemTime) -> Option<Loaded> {
+    let own = served.certificate(writer);
+    let certificate = served.for_host(site.hosts.first(), own, writer)?;
     let warnings = match &site.tls {
         Tls::Files { cert, key } => warnings(certificate, &site.hosts, cert, key, now),
-        _ => Vec::new(),
+        Tls::Auto => {
+            let hosts: Vec<_> = served.uncertified(&writer.installed).cloned().collect();
+            let warning = (!hosts.is_empty()).then_some(Warning::Uncertified { hosts });
+            warning.into_iter().collect()
+        }
+        Tls::Internal | Tls::Off => Vec::new(),
     };
     Some(Loaded {
         certificate: certificate.info().clone(),

@@ -22,6 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use super::certificate::ServedCertificate;
+use super::client::ClientCertificate;
+use super::policy::PolicyId;
+use super::presented::Presented;
 use super::table::{Entry, Table, host_form};
 
 /// How long a closing connection may take to hand its last bytes to the kernel.
@@ -37,41 +40,55 @@ pub struct TlsInfo {
     pub certificate: Arc<ServedCertificate>,
     /// Whether it is the default site's, because nothing matched.
     pub default: bool,
+    /// The client's own certificate, verified; `None`: it was not asked, or showed none.
+    pub client: Option<ClientCertificate>,
+    policy: PolicyId,
     table: Arc<ArcSwap<Table>>,
 }
 
 impl TlsInfo {
     pub(super) fn new(
         sni: Option<String>,
-        version: &'static str,
-        certificate: Arc<ServedCertificate>,
+        connection: &ServerConnection,
+        presented: &Presented,
         default: bool,
         table: Arc<ArcSwap<Table>>,
     ) -> Self {
         Self {
             sni,
-            version,
-            certificate,
+            version: version(connection),
+            certificate: Arc::clone(presented.certificate()),
             default,
+            client: ClientCertificate::of(connection),
+            policy: presented.policy(),
             table,
         }
     }
 
     /// Whether a request for `host` (no port) may come over this connection; if not, the
-    /// answer is 421 (RFC 9110 §15.5.20). It may for the name of the handshake, for every
-    /// other name of the certificate (clients merge connections, RFC 9113 §9.1.1), and on a
-    /// connection of the default site for every host that no other site names. It may not for
-    /// a site that turned TLS off.
+    /// answer is 421 (RFC 9110 §15.5.20).
+    ///
+    /// The site that serves `host` must ask for the same policy as this connection has: who
+    /// named another site in the handshake may lack its client certificate or lowest version.
+    /// Then the host may be the name of the handshake, every other name of the certificate
+    /// (clients merge connections, RFC 9113 §9.1.1), and on a connection of the default site
+    /// every host that no other site names. No host at all, which HTTP/1.0 allows, is the
+    /// default site's. A site that turned TLS off is never meant.
     #[must_use]
     pub fn covers(&self, host: &str) -> bool {
         let host = host_form(host);
-        if !self.default && self.sni.as_deref() == Some(&*host) {
-            return true;
-        }
-        match self.table.load().entry(&host) {
+        let table = self.table.load();
+        match table.entry(&host) {
             Some(Entry::Off) => false,
-            Some(Entry::Certificate(_)) => self.certificate.covers(&host),
-            None => self.default || self.certificate.covers(&host),
+            Some(Entry::Certificate(presented)) => {
+                let named = !self.default && self.sni.as_deref() == Some(&*host);
+                self.policy == presented.policy() && (named || self.certificate.covers(&host))
+            }
+            None => {
+                let policy = table.default_policy();
+                let named = self.default || host.is_empty() || self.certificate.covers(&host);
+                policy.is_none_or(|policy| policy == self.policy) && named
+            }
         }
     }
 }
@@ -141,7 +158,7 @@ impl<S: IO> EdgeTls<S> {
 }
 
 /// The version as people write it; rustls spells it with an underscore.
-pub(super) fn version(connection: &ServerConnection) -> &'static str {
+fn version(connection: &ServerConnection) -> &'static str {
     match connection.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
         Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",

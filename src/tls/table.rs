@@ -9,13 +9,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::certificate::ServedCertificate;
+use super::policy::PolicyId;
+use super::presented::Presented;
 use crate::model::HostPattern;
 
 /// What the table says of one host.
 #[derive(Clone, Debug)]
 pub(super) enum Entry {
     /// Served with this certificate.
-    Certificate(Arc<ServedCertificate>),
+    Certificate(Arc<Presented>),
     /// A site with `tls = "off"`: not served here, not even by the default site.
     Off,
 }
@@ -23,7 +25,7 @@ pub(super) enum Entry {
 /// The certificate for one connection.
 #[derive(Debug)]
 pub(super) struct Picked<'a> {
-    pub(super) certificate: &'a Arc<ServedCertificate>,
+    pub(super) presented: &'a Arc<Presented>,
     /// The default site's, because nothing matched.
     pub(super) default: bool,
 }
@@ -34,7 +36,7 @@ pub(super) struct Table {
     exact: HashMap<Box<str>, Entry>,
     /// By what follows `*.`.
     wildcard: HashMap<Box<str>, Entry>,
-    default: Option<Arc<ServedCertificate>>,
+    default: Option<Arc<Presented>>,
 }
 
 impl Table {
@@ -47,8 +49,8 @@ impl Table {
     }
 
     /// Sets what answers when nothing matches.
-    pub(super) fn set_default(&mut self, certificate: Arc<ServedCertificate>) {
-        self.default = Some(certificate);
+    pub(super) fn set_default(&mut self, presented: Arc<Presented>) {
+        self.default = Some(presented);
     }
 
     /// What is known of `host`, which is in the form of [`host_form`].
@@ -67,16 +69,21 @@ impl Table {
             (None, None) => None,
         };
         match entry {
-            Some(Entry::Certificate(certificate)) => Some(Picked {
-                certificate,
+            Some(Entry::Certificate(presented)) => Some(Picked {
+                presented,
                 default: false,
             }),
             Some(Entry::Off) => None,
-            None => self.default.as_ref().map(|certificate| Picked {
-                certificate,
+            None => self.default.as_ref().map(|presented| Picked {
+                presented,
                 default: true,
             }),
         }
+    }
+
+    /// The policy of the default site, if it has TLS.
+    pub(super) fn default_policy(&self) -> Option<PolicyId> {
+        self.default.as_ref().map(|presented| presented.policy())
     }
 
     /// Every certificate once, in no order.
@@ -86,10 +93,11 @@ impl Table {
             .values()
             .chain(self.wildcard.values())
             .filter_map(|entry| match entry {
-                Entry::Certificate(certificate) => Some(certificate),
+                Entry::Certificate(presented) => Some(presented),
                 Entry::Off => None,
             })
             .chain(&self.default)
+            .map(|presented| presented.certificate())
             .collect();
         all.sort_by_key(|certificate| Arc::as_ptr(certificate));
         all.dedup_by(|a, b| Arc::ptr_eq(a, b));
@@ -123,17 +131,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::certificate::{Pair, Source};
-    use super::super::policy;
+    use super::super::policy::Policy;
+    use super::super::tickets::TicketKeys;
     use super::*;
+    use crate::clock;
+    use crate::config::TlsVersion;
 
-    static CERTIFICATE: LazyLock<Arc<ServedCertificate>> = LazyLock::new(|| {
+    static CERTIFICATE: LazyLock<Arc<Presented>> = LazyLock::new(|| {
         let made = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).expect("made");
         let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-        let (file, template) = (Path::new(""), policy::template().expect("a template"));
+        let file = Path::new("");
         let pair = Pair::from_pem((file, cert.as_bytes()), (file, key.as_bytes()));
-        let pair = pair.expect("a pair");
-        let source = Source::Internal;
-        Arc::new(ServedCertificate::new(pair, Vec::new(), source, &template))
+        let certificate =
+            ServedCertificate::new(pair.expect("a pair"), Vec::new(), Source::Internal);
+        let keys = TicketKeys::open(Path::new("/nowhere"), clock::wall()).expect("keys");
+        let policy = Policy::new(TlsVersion::V1_2, None, &Arc::new(keys)).expect("a policy");
+        Arc::new(Presented::new(Arc::new(certificate), Arc::new(policy)))
     });
 
     fn host() -> impl Strategy<Value = String> {

@@ -33,6 +33,12 @@ pub enum Warning {
         /// The host.
         host: HostPattern,
     },
+    /// A site with `tls = "auto"` is served with a certificate of the local CA, which clients
+    /// do not trust, because no issuer has certified these hosts yet.
+    Uncertified {
+        /// The hosts.
+        hosts: Vec<HostPattern>,
+    },
     /// Group or others may read the private key.
     KeyExposed {
         /// The key file.
@@ -63,6 +69,13 @@ impl fmt::Display for Warning {
                     "{}: the certificate does not name {host}",
                     file.display()
                 )
+            }
+            Self::Uncertified { hosts } => {
+                f.write_str("no certificate yet for")?;
+                for host in hosts {
+                    write!(f, " {host}")?;
+                }
+                f.write_str(": the internal CA's is served, which clients do not trust")
             }
             Self::KeyExposed { file, mode } => write!(
                 f,

@@ -10,7 +10,10 @@ use super::section::Section;
 use super::service::{Names, slot};
 use super::tree::{Value, join, quoted};
 use super::value::{self, Parsed};
-use crate::config::{Config, Route, ServiceIndex, Site, Slot, Tls, ValueMatch, schema};
+use crate::config::{
+    ClientAuth, ClientAuthMode, Config, Route, ServiceIndex, Site, Slot, Tls, TlsVersion,
+    ValueMatch, schema,
+};
 use crate::model::{HostPattern, PathPattern};
 
 const NO_ORDERS: &str = "certificates are not ordered yet; the internal CA's are served";
@@ -148,8 +151,16 @@ fn one(head: Head<'_>, names: &Names<'_>) -> Site {
     let hosts: Vec<_> = hosts.into_iter().map(|(_, host)| host).collect();
     let mut redirect = true;
     section.set("redirect", &mut redirect, value::boolean);
+    let tls = tls(&section, &hosts);
+    let mut min_version = TlsVersion::default();
+    let versions = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
+    section.set("min_version", &mut min_version, value::word(&versions));
+    let client_auth = client_auth(&section);
+    check_policy(&section, &tls, redirect);
     Site {
-        tls: tls(&section, &hosts),
+        tls,
+        min_version,
+        client_auth,
         redirect,
         hosts,
         default,
@@ -196,6 +207,39 @@ fn tls(section: &Section<'_>, hosts: &[HostPattern]) -> Tls {
         .out
         .inactive(section.at, section.key("tls"), NO_ORDERS);
     Tls::Auto
+}
+
+fn client_auth(site: &Section<'_>) -> Option<ClientAuth> {
+    let section = site.section("client_auth", &schema::SITE_CLIENT_AUTH)?;
+    if section.entry("ca").is_none() {
+        section.missing("needs ca: a PEM file with the CAs that sign the clients' certificates");
+    }
+    let mut mode = ClientAuthMode::Require;
+    let modes = [
+        ("require", ClientAuthMode::Require),
+        ("optional", ClientAuthMode::Optional),
+    ];
+    section.set("mode", &mut mode, value::word(&modes));
+    Some(ClientAuth {
+        mode,
+        ca: section.value("ca", value::path).unwrap_or_default(),
+    })
+}
+
+/// Refuses what would look protected and not be.
+fn check_policy(section: &Section<'_>, tls: &Tls, redirect: bool) {
+    if *tls == Tls::Off {
+        for key in ["min_version", "client_auth"] {
+            if section.entry(key).is_some() {
+                section.error(key, "needs TLS, which tls = \"off\" turns off");
+            }
+        }
+    } else if !redirect && section.entry("client_auth").is_some() {
+        section.error(
+            "client_auth",
+            "with redirect = false, plain HTTP would pass without a certificate",
+        );
+    }
 }
 
 fn tls_files(section: &Section<'_>) -> Tls {

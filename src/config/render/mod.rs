@@ -14,8 +14,9 @@ use self::text::{
     bare_or_quoted, duration, inline, list, matches, networks, number, path, size, text,
 };
 use super::{
-    Acme, AfterAction, Balance, Config, Docker, DockerSocket, Health, Limits, Listen, Log, Notify,
-    NotifyKind, Probe, Rollback, RollbackMode, Route, Service, ServiceIndex, Site, Tls,
+    Acme, AfterAction, Balance, ClientAuth, ClientAuthMode, Config, Docker, DockerSocket, Health,
+    Limits, Listen, Log, Notify, NotifyKind, Probe, Rollback, RollbackMode, Route, Service,
+    ServiceIndex, Site, Tls, TlsVersion,
 };
 use crate::model::Color;
 
@@ -75,6 +76,23 @@ impl Config {
                 }
             },
         );
+        out.key(
+            "min_version",
+            text(match site.min_version {
+                TlsVersion::V1_2 => "1.2",
+                TlsVersion::V1_3 => "1.3",
+            }),
+        );
+        if let Some(ClientAuth { mode, ca }) = &site.client_auth {
+            let mode = match mode {
+                ClientAuthMode::Require => "require",
+                ClientAuthMode::Optional => "optional",
+            };
+            out.key(
+                "client_auth",
+                format!("{{ mode = {}, ca = {} }}", text(mode), path(ca)),
+            );
+        }
         out.key("redirect", site.redirect);
         if let Some(index) = site.service {
             out.key("service", self.service_name(index));

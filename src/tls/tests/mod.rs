@@ -53,6 +53,8 @@ fn site(names: &[&str], tls: Tls) -> Site {
         hosts: hosts(names),
         default: false,
         tls,
+        min_version: crate::config::TlsVersion::V1_2,
+        client_auth: None,
         redirect: true,
         routes: Vec::new(),
         service: None,
