@@ -142,7 +142,11 @@ impl Acceptor {
             .pick(sni.as_deref(), local)
             .map(|picked| (Arc::clone(picked.presented), picked.default));
         let Some((presented, default)) = picked else {
-            refuse(start.io, sni.is_some()).await;
+            let description = match sni {
+                Some(_) => UNRECOGNIZED_NAME,
+                None => MISSING_EXTENSION,
+            };
+            refuse(start.io, description).await;
             return Err(Refused::NoCertificate { sni });
         };
         let tls = start.into_stream(Arc::clone(presented.config())).await?;
@@ -168,7 +172,7 @@ impl Acceptor {
             .zip(self.challenges.get())
             .and_then(|(host, challenges)| challenges.certificate(host));
         let (Some(host), Some(certificate)) = (sni.clone(), certificate) else {
-            refuse(start.io, sni.is_some()).await;
+            refuse(start.io, NO_APPLICATION_PROTOCOL).await;
             return Refused::NoCertificate { sni };
         };
         let config = match policy::challenge(&certificate) {
@@ -194,17 +198,15 @@ fn is_challenge(hello: &ClientHello<'_>) -> bool {
         .is_some_and(|mut offered| offered.next() == Some(ACME_TLS) && offered.next().is_none())
 }
 
-/// Sends a fatal alert in the clear, as nothing is encrypted before the ServerHello:
-/// unrecognized_name (RFC 6066 §3), or missing_extension (RFC 8446 §9.2) for a client that
-/// named nothing.
-async fn refuse<S: IO>(mut stream: S, named: bool) {
-    const UNRECOGNIZED_NAME: u8 = 112;
-    const MISSING_EXTENSION: u8 = 109;
-    let description = if named {
-        UNRECOGNIZED_NAME
-    } else {
-        MISSING_EXTENSION
-    };
+/// A name that nobody serves (RFC 6066 §3).
+const UNRECOGNIZED_NAME: u8 = 112;
+/// A client that named nothing (RFC 8446 §9.2).
+const MISSING_EXTENSION: u8 = 109;
+/// A challenge that is not open (RFC 7301 §3.2).
+const NO_APPLICATION_PROTOCOL: u8 = 120;
+
+/// Sends a fatal alert in the clear, as nothing is encrypted before the ServerHello.
+async fn refuse<S: IO>(mut stream: S, description: u8) {
     // Record: alert, version 3.3, two bytes; alert: fatal and its description.
     let record = [21, 3, 3, 0, 2, 2, description];
     // The client is refused either way.

@@ -1,6 +1,7 @@
 //! A certificate under the policy of a site, ready for handshakes.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -9,7 +10,6 @@ use super::certificate::ServedCertificate;
 use super::policy::{Policy, PolicyId};
 
 /// What a connection is answered with.
-#[derive(Debug)]
 pub(super) struct Presented {
     certificate: Arc<ServedCertificate>,
     policy: Arc<Policy>,
@@ -36,6 +36,12 @@ impl Presented {
 
     pub(super) fn config(&self) -> &Arc<ServerConfig> {
         &self.config
+    }
+}
+
+impl fmt::Debug for Presented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Presented").field(&self.certificate).finish()
     }
 }
 

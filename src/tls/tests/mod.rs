@@ -1,10 +1,15 @@
 //! The harness: sites with files in a temporary folder, and a rustls client that meets the
 //! acceptor over loopback.
 
+mod adopt;
 mod ca;
+mod challenge;
+mod client_auth;
 mod files;
 mod handshake;
 mod swap;
+mod trust;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::fs;
