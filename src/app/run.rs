@@ -21,7 +21,7 @@ use super::{demo, events, logging, resolve};
 use crate::admin::listen::AdminSocket;
 use crate::admin::{ops, server};
 use crate::clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Tls};
 use crate::health::Prober;
 use crate::http::{Client, Resolver};
 use crate::metrics::Metrics;
@@ -120,6 +120,7 @@ async fn serve(
     let metrics = Metrics::new();
     check_roots(&config)?;
     let certificates = Arc::new(tls::Store::new(&config.state_dir)?);
+    adopt(&certificates, &config);
     let loaded = certificates
         .apply(&config.sites, clock::wall())
         .map_err(|errors| anyhow::anyhow!("cannot serve the certificates\n{}", lines(&errors)))?;
@@ -253,6 +254,26 @@ fn bind_error(error: crate::proxy::BindError) -> anyhow::Error {
         _ => "",
     };
     anyhow::anyhow!("{error}: {}{hint}", error.source)
+}
+
+/// Serves what another proxy left behind for the sites that would otherwise wait for an order.
+fn adopt(certificates: &tls::Store, config: &Config) {
+    let auto = config.sites.iter().filter(|site| site.tls == Tls::Auto);
+    let hosts: Vec<_> = auto.flat_map(|site| site.hosts.iter().cloned()).collect();
+    if hosts.is_empty() {
+        return;
+    }
+    let variable = |name: &str| std::env::var_os(name).map(Into::into);
+    let places = tls::adopt::Places::usual(variable);
+    let found = tls::adopt::find(&places, &hosts, clock::wall());
+    for error in &found.unusable {
+        warn!(%error, "a certificate of another program cannot be adopted");
+    }
+    for adopted in certificates.adopt(found.certificates) {
+        let names: Vec<_> = adopted.names.iter().map(ToString::to_string).collect();
+        let not_after = clock::rfc3339(adopted.not_after);
+        info!(names = names.join(" "), issuer = adopted.issuer, %not_after, source = ?adopted.source, "certificate adopted");
+    }
 }
 
 /// Upstreams over TLS need root certificates; a variable that names none is fatal at once.

@@ -82,12 +82,20 @@ pub struct Edge {
     pub https: SocketAddr,
     pub ops: SocketAddr,
     pub child: Option<Child>,
+    variables: Vec<(String, PathBuf)>,
 }
 
 impl Edge {
     /// Starts one. `services` is the part of the file after `[listen]` and the log.
     pub fn start(services: &str) -> Self {
+        Self::start_with(services, &[])
+    }
+
+    /// The same with variables in the program's environment.
+    pub fn start_with(services: &str, variables: &[(&str, &Path)]) -> Self {
+        let owned = |(name, value): &(&str, &Path)| ((*name).to_owned(), value.to_path_buf());
         let mut edge = Self {
+            variables: variables.iter().map(owned).collect(),
             folder: tempfile::tempdir().expect("a folder"),
             http: SocketAddr::from(([127, 0, 0, 1], free_port())),
             https: SocketAddr::from(([127, 0, 0, 1], free_port())),
@@ -122,6 +130,7 @@ impl Edge {
         let child = Command::new(cutover())
             .args(["run", "--config"])
             .arg(self.config())
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
