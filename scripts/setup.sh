@@ -5,7 +5,8 @@ cd "$(dirname "$0")/.."
 
 packages=(
     build-essential cmake curl openssl procps python3-venv   # build, certificates, test clients
-    nginx-light haproxy caddy                                # peers of the benches
+    nginx-light haproxy caddy                                # peers of the benches and tests
+    pebble                                                   # ACME server that tests certificates
     wrk nghttp2-client hey                                   # load: wrk, h2load, hey
 )
 

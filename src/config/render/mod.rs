@@ -76,13 +76,13 @@ impl Config {
                 }
             },
         );
-        out.key(
-            "min_version",
-            text(match site.min_version {
+        if site.tls != Tls::Off {
+            let version = match site.min_version {
                 TlsVersion::V1_2 => "1.2",
                 TlsVersion::V1_3 => "1.3",
-            }),
-        );
+            };
+            out.key("min_version", text(version));
+        }
         if let Some(ClientAuth { mode, ca }) = &site.client_auth {
             let mode = match mode {
                 ClientAuthMode::Require => "require",
