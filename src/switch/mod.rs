@@ -26,6 +26,7 @@
 
 mod controller;
 mod driver;
+pub mod evidence;
 mod gate;
 mod machine;
 mod outcome;
