@@ -21,3 +21,4 @@ soak:
     CUTOVER_BIN="$PWD/target/fast/cutover" PROXYCTL_BIN="$PWD/target/fast/proxyctl" \
         SOAK_DIR="$PWD/target/soak" SOAK_SWITCHES=10000 \
         cargo nextest run --profile soak --test soak
+    SOAK_RELEASES=10000 cargo nextest run --profile soak --cargo-profile fast --test verdict

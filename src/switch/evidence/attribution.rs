@@ -93,7 +93,7 @@ impl Gate {
         decision
     }
 
-    /// The evidence no longer asks.
+    /// The release is no longer suspicious: the wait begins anew.
     pub const fn calm(&mut self) {
         self.asked_since = None;
     }

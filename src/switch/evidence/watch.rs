@@ -191,9 +191,9 @@ impl Watch {
             self.since_suspicion.add(tick);
         } else {
             self.since_suspicion = Suspicion::default();
+            self.gate.calm();
         }
         let Some((cause, what)) = self.found(tick, &numbers) else {
-            self.gate.calm();
             return if suspicious {
                 Decision::Suspect
             } else {
