@@ -16,6 +16,7 @@ mod baseline;
 mod ecusum;
 mod eprocess;
 mod numeric;
+pub mod replay;
 mod watch;
 
 #[cfg(test)]
