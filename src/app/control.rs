@@ -281,6 +281,15 @@ fn told(outcome: switch::Outcome) -> Result<Outcome, ControlError> {
         Ended::Undone { services, .. } => (OutcomeKind::RolledBack, services, None),
         Ended::Promoted { color } => (OutcomeKind::Kept, Vec::new(), Some(color)),
         Ended::Failed { .. } => (OutcomeKind::Failed, Vec::new(), None),
+        Ended::Recorded(recorded) => match recorded.code.as_str() {
+            "kept" | "promoted" => (OutcomeKind::Kept, Vec::new(), None),
+            "already_live" => (OutcomeKind::AlreadyLive, Vec::new(), None),
+            "rolled_back" | "undone" => (OutcomeKind::RolledBack, Vec::new(), None),
+            "aborted" | "cancelled" => (OutcomeKind::Aborted, Vec::new(), None),
+            "failed" => (OutcomeKind::Failed, Vec::new(), None),
+            // Every other word is that of a refusal.
+            _ => return Err(ControlError::new(ErrorCode::Refused, recorded.text)),
+        },
         Ended::Refused(refusal) => return Err(refused(&refusal)),
     };
     Ok(Outcome {
@@ -306,6 +315,7 @@ fn refused(refusal: &Refusal) -> ControlError {
         Refusal::Canary => ErrorCode::Unsupported,
         Refusal::NothingSwitchable | Refusal::EmptySlot { .. } => ErrorCode::EmptySlot,
         Refusal::Locked { .. } => ErrorCode::Busy,
+        Refusal::Frozen { .. } | Refusal::Damaged { .. } => ErrorCode::Refused,
         Refusal::Gate { .. } | Refusal::OldSlotDown { .. } => ErrorCode::GateNotPassed,
         Refusal::NothingToUndo | Refusal::NothingRunning => ErrorCode::NothingToUndo,
         Refusal::NotRecorded { .. } | Refusal::NothingToPromote { .. } | Refusal::Removed => {

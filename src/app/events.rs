@@ -87,6 +87,7 @@ const fn switch_outcome(outcome: &Outcome) -> Option<SwitchOutcome> {
         | Outcome::Undone { .. }
         | Outcome::Promoted { .. }
         | Outcome::Cancelled
+        | Outcome::Recorded(_)
         | Outcome::Failed { .. } => None,
     }
 }

@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::model::Scheme;
 use crate::pool::{LiveTable, Table};
 use crate::proxy::{AccessLog, Edge, Server, Settings, bind, open};
-use crate::switch::{Layout, Plain, Setup, Store, Switchboard, recover};
+use crate::switch::{Journal, Layout, Plain, Setup, Switchboard, recover};
 use crate::tls;
 
 /// Time between two looks at the certificates of the internal CA.
@@ -97,6 +97,17 @@ async fn serve(
     raise_descriptor_limit();
     say_what_is_not_active(&config);
 
+    // First of all: what another daemon has is left alone.
+    make_private(&config.state_dir)
+        .with_context(|| format!("cannot use state_dir {}", config.state_dir.display()))?;
+    let (journal, found) =
+        Journal::open(&config.state_dir).context("the record of live colors cannot be used")?;
+    if let Some(damage) = &found.damage {
+        error!(%damage, "the journal is damaged: its newest good record is served, switches are locked until `proxyctl doctor --repair`");
+    }
+    if let Some(why) = &found.unwritable {
+        error!(%why, "the journal cannot be written: switches are refused until it can");
+    }
     // Everything that can fail does so before the first listener accepts.
     let http = bind(&config.listen.http, false).map_err(bind_error)?;
     let https = bind(&config.listen.https, true).map_err(bind_error)?;
@@ -104,13 +115,7 @@ async fn serve(
         .and_then(tokio::net::TcpListener::from_std)
         .with_context(|| format!("cannot listen on {} (listen.ops)", config.listen.ops))?;
     let admin = AdminSocket::bind(&config.listen.admin)?;
-    let store = Store::new(&config.state_dir);
-    make_private(&config.state_dir)
-        .with_context(|| format!("cannot use state_dir {}", config.state_dir.display()))?;
-    let book = store
-        .load()
-        .context("the record of live colors cannot be used")?;
-    let recovered = recover(book, &config.services);
+    let recovered = recover(found.book, &config.services);
     for warning in &recovered.warnings {
         warn!("{warning}");
     }
@@ -170,7 +175,8 @@ async fn serve(
         recovered,
         driver: Arc::new(PoolDriver(Arc::clone(&daemon.publisher))),
         judge: Box::new(Plain),
-        save: Arc::new(store),
+        save: Arc::new(journal),
+        damage: found.damage,
     });
     tokio::spawn(events::follow(
         Arc::clone(&daemon),
@@ -231,7 +237,7 @@ async fn serve(
     if left > 0 {
         warn!(connections = left, "connections were still open at the end");
     }
-    switchboard.flush().await;
+    switchboard.goodbye().await;
     stop.send_replace(true);
     // The socket is removed and open answers get their end.
     let _ = admin.await;

@@ -186,7 +186,15 @@ impl Watch {
     pub fn tick(&mut self, tick: &Tick) -> Decision {
         self.count(tick);
         let numbers = self.numbers();
-        let suspicious = numbers.log_e >= SUSPICIOUS || numbers.w >= 0.5 * numbers.w_needed;
+        let suspicious = numbers.w >= 0.5 * numbers.w_needed
+            || [
+                Some(numbers.log_e),
+                self.latency_evidence(),
+                self.client_error_evidence(),
+            ]
+            .into_iter()
+            .flatten()
+            .any(|evidence| evidence >= SUSPICIOUS);
         if suspicious {
             self.since_suspicion.add(tick);
         } else {
@@ -299,22 +307,23 @@ impl Watch {
             );
             return Some((Cause::ErrorRate, why));
         }
-        let latency = self.latency_evidence();
-        if latency >= self.latency_needed {
+        if let Some(evidence) = self.latency_evidence()
+            && evidence >= self.latency_needed
+        {
             let why = format!(
                 "more requests are slow than before allows; evidence {}:1 (needed {}:1)",
-                odds(latency),
+                odds(evidence),
                 odds(self.latency_needed)
             );
             return Some((Cause::Latency, why));
         }
-        let client_errors = self.client_errors.as_ref()?;
-        let evidence = client_errors.log_evidence();
-        (evidence >= client_errors.threshold()).then(|| {
+        let evidence = self.client_error_evidence()?;
+        let needed = self.client_errors.as_ref()?.threshold();
+        (evidence >= needed).then(|| {
             let why = format!(
                 "routes that worked before answer with client errors; evidence {}:1 (needed {}:1)",
                 odds(evidence),
-                odds(client_errors.threshold())
+                odds(needed)
             );
             (Cause::ErrorRate, why)
         })
@@ -416,11 +425,19 @@ impl Watch {
         float(self.limit.failures) / float(self.limit.requests.max(1))
     }
 
-    /// The mean of the e-processes over latency is one as well.
-    fn latency_evidence(&self) -> f64 {
+    /// The mean of the e-processes over latency, which is one as well.
+    fn latency_evidence(&self) -> Option<f64> {
+        if self.latency.is_empty() {
+            return None;
+        }
         #[allow(clippy::cast_precision_loss, reason = "two quantiles")]
         let count = self.latency.len() as f64;
-        log_sum(self.latency.iter().map(EProcess::log_evidence)) - count.ln()
+        let sum = log_sum(self.latency.iter().map(EProcess::log_evidence));
+        Some(sum - count.ln())
+    }
+
+    fn client_error_evidence(&self) -> Option<f64> {
+        self.client_errors.as_ref().map(EProcess::log_evidence)
     }
 }
 
