@@ -13,6 +13,7 @@ mod driver;
 mod events;
 mod explain;
 mod logging;
+mod operations;
 mod publisher;
 mod resolve;
 mod run;

@@ -17,16 +17,17 @@ use super::control::DaemonControl;
 use super::daemon::{Daemon, lines, place_and_word};
 use super::driver::PoolDriver;
 use super::publisher::Publisher;
-use super::{demo, events, logging, resolve};
+use super::{demo, events, logging, operations, resolve};
 use crate::admin::listen::AdminSocket;
 use crate::admin::{ops, server};
 use crate::clock;
 use crate::config::{self, Config};
 use crate::health::Prober;
+use crate::history::{Entry, History, Keep};
 use crate::http::{Client, Resolver};
 use crate::metrics::Metrics;
 use crate::model::Scheme;
-use crate::pool::{LiveTable, Table};
+use crate::pool::{Doors, LiveTable, Table};
 use crate::proxy::{AccessLog, Edge, Server, Settings, bind, open};
 use crate::switch::{Journal, Layout, Plain, Setup, Switchboard, recover};
 use crate::tls;
@@ -115,9 +116,18 @@ async fn serve(
         .and_then(tokio::net::TcpListener::from_std)
         .with_context(|| format!("cannot listen on {} (listen.ops)", config.listen.ops))?;
     let admin = AdminSocket::bind(&config.listen.admin)?;
+    let journal = Arc::new(journal);
+    let history = History::open(&config.state_dir, Keep::default());
     let recovered = recover(found.book, &config.services);
     for warning in &recovered.warnings {
         warn!("{warning}");
+        history.add(Entry {
+            what: "recovery".to_owned(),
+            who: "cutover".to_owned(),
+            result: "done".to_owned(),
+            why: warning.clone(),
+            ..Entry::default()
+        });
     }
 
     let metrics = Metrics::new();
@@ -135,12 +145,14 @@ async fn serve(
     let leaving = Arc::new(AtomicBool::new(false));
     let access_log = AccessLog::start(config.log.access.file.as_deref())
         .context("cannot open the access log (log.access.file)")?;
+    let doors: Arc<Doors> = Arc::default();
     let edge = Edge::new(
         Arc::clone(&table),
         Arc::clone(&settings),
         &metrics,
         access_log,
         Arc::clone(&leaving),
+        Arc::clone(&doors),
     );
     let daemon = Arc::new(Daemon {
         file,
@@ -154,6 +166,9 @@ async fn serve(
         settings: Arc::clone(&settings),
         ops_allow: Arc::new(ArcSwap::from_pointee(config.listen.ops_allow.clone())),
         metrics: Arc::clone(&metrics),
+        doors,
+        history: history.clone(),
+        journal: Arc::clone(&journal),
         names: watch::channel(BTreeSet::new()).0,
         started: clock::now(),
         bound: AtomicBool::new(false),
@@ -175,7 +190,7 @@ async fn serve(
         recovered,
         driver: Arc::new(PoolDriver(Arc::clone(&daemon.publisher))),
         judge: Box::new(Plain),
-        save: Arc::new(journal),
+        save: journal,
         damage: found.damage,
     });
     tokio::spawn(events::follow(
@@ -184,6 +199,7 @@ async fn serve(
         switchboard.subscribe(),
     ));
     let _ = daemon.switchboard.set(switchboard.clone());
+    operations::sync(&daemon, &switchboard);
     spawn_upkeep(&daemon);
 
     let proxy = Server::new(
