@@ -36,24 +36,20 @@ impl Backend {
                     continue;
                 };
                 socket.set_nonblocking(false).expect("blocking");
-                let asked = Arc::clone(&asked);
-                thread::spawn(move || {
-                    let mut head = Vec::new();
-                    let mut byte = [0; 1];
-                    while !head.ends_with(b"\r\n\r\n") && socket.read_exact(&mut byte).is_ok() {
-                        head.push(byte[0]);
-                    }
-                    let head = String::from_utf8_lossy(&head).into_owned();
-                    let number = head
-                        .strip_prefix("GET /n/")
-                        .and_then(|rest| rest.split(' ').next());
-                    if let Some(number) = number.and_then(|number| number.parse().ok()) {
-                        asked.lock().expect("not poisoned").push(number);
-                    }
-                    let _ = socket.write_all(
-                        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
-                    );
-                });
+                // One after the other, in the order in which they connected.
+                let mut head = Vec::new();
+                let mut byte = [0; 1];
+                while !head.ends_with(b"\r\n\r\n") && matches!(socket.read(&mut byte), Ok(1)) {
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8_lossy(&head).into_owned();
+                let number = head.strip_prefix("GET /n/");
+                let number = number.and_then(|rest| rest.split(' ').next()?.parse().ok());
+                if let Some(number) = number {
+                    asked.lock().expect("not poisoned").push(number);
+                }
+                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+                let _ = socket.write_all(answer.as_bytes());
             }
         })
     }
