@@ -686,7 +686,6 @@ fn verbs_of_later_versions_say_so_without_asking_the_daemon() {
         &["deploy", "app:v2", "--service", "web"][..],
         &["certs"],
         &["certs", "renew", "example.com"],
-        &["doctor"],
         &["adapt", "Caddyfile"],
         &["hash-password"],
         &["judge", "--replay", "switch.json"],
@@ -862,4 +861,49 @@ fn drain_shows_what_is_left_and_ends_at_once_without_wait() {
     );
     let Ran(code, stdout, _) = daemon.run(&["drain", "--service", "nobody", "--wait"]);
     assert_eq!((code, stdout.as_str()), (0, "nothing drains\n"));
+}
+
+#[test]
+fn doctor_needs_no_daemon_and_a_problem_is_exit_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cutover.toml");
+    let text = |port: u16| {
+        format!(
+            "state_dir = \"{}/state\"\n[listen]\nhttp = [\"127.0.0.1:{port}\"]\nhttps = []\nops = \"127.0.0.1:0\"\n\
+             [[site]]\nhosts = [\"a.example\"]\nupstream = [\"127.0.0.1:9\"]\n",
+            folder.path().display()
+        )
+    };
+    std::fs::write(&file, text(0)).unwrap();
+    let run = |more: &[&str]| {
+        let args = [&["doctor", "--config", file.to_str().unwrap()], more].concat();
+        ran(proxyctl(&folder.path().join("nowhere"), &args)
+            .output()
+            .unwrap())
+    };
+    let Ran(code, stdout, stderr) = run(&[]);
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    assert!(
+        stdout.starts_with("no daemon is running\nok      config"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains("warning upstreams       a.example blue 127.0.0.1:9: "),
+        "{stdout}"
+    );
+    assert!(stdout.contains("to mend it: "), "{stdout}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    std::fs::write(&file, text(taken.local_addr().unwrap().port())).unwrap();
+    let Ran(code, stdout, _) = run(&["--json"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &report["running"]), (1, &serde_json::json!(false)));
+    let problems = report["findings"].as_array().unwrap().iter();
+    assert_eq!(
+        problems.filter(|one| one["level"] == "problem").count(),
+        1,
+        "{stdout}"
+    );
+    std::fs::create_dir(folder.path().join("state")).unwrap();
+    let Ran(code, stdout, _) = run(&["--repair"]);
+    assert_eq!((code, stdout.as_str()), (0, "the journal is not damaged\n"));
 }

@@ -54,7 +54,7 @@ async fn open(address: SocketAddr, number: usize) -> Result<Socket, String> {
 async fn websocket(address: SocketAddr, number: usize) -> Result<Instant, String> {
     let mut socket = open(address, number).await?;
     // Short ones, and some that are longer than any buffer on the way.
-    let size = if number % 50 == 0 {
+    let size = if number.is_multiple_of(50) {
         200_000
     } else {
         10 + number
@@ -62,7 +62,7 @@ async fn websocket(address: SocketAddr, number: usize) -> Result<Instant, String
     let text = "x".repeat(size);
     let mut waiting = 0;
     loop {
-        if waiting == 0 && number % 4 != 0 {
+        if waiting == 0 && !number.is_multiple_of(4) {
             let sent = socket.send(Message::text(text.clone())).await;
             waiting += usize::from(sent.is_ok());
         }
@@ -90,13 +90,13 @@ async fn events(address: SocketAddr, number: usize) -> Result<Instant, String> {
         .await
         .map_err(|e| e.to_string())?;
     // One in four is quiet between two events for longer than the window.
-    let every = if number % 4 == 0 { 60_000 } else { 40 };
+    let every = if number.is_multiple_of(4) { 60_000 } else { 40 };
     let request = Request::builder()
         .uri(format!("http://localhost/sse?n=100000&every_ms={every}"))
         .header(header::HOST, "localhost")
         .body(Empty::<Bytes>::new())
         .map_err(|e| told("request", &e))?;
-    let mut body = if number % 2 == 0 {
+    let mut body = if number.is_multiple_of(2) {
         let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
             .await
             .map_err(|e| told("connect", &e))?;

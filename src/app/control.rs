@@ -345,12 +345,13 @@ fn refused(refusal: &Refusal) -> ControlError {
         Refusal::Canary => ErrorCode::Unsupported,
         Refusal::NothingSwitchable | Refusal::EmptySlot { .. } => ErrorCode::EmptySlot,
         Refusal::Locked { .. } => ErrorCode::Busy,
-        Refusal::Frozen { .. } | Refusal::Damaged { .. } => ErrorCode::Refused,
+        Refusal::Frozen { .. } => ErrorCode::Frozen,
         Refusal::Gate { .. } | Refusal::OldSlotDown { .. } => ErrorCode::GateNotPassed,
         Refusal::NothingToUndo | Refusal::NothingRunning => ErrorCode::NothingToUndo,
-        Refusal::NotRecorded { .. } | Refusal::NothingToPromote { .. } | Refusal::Removed => {
-            ErrorCode::Refused
-        }
+        Refusal::Damaged { .. }
+        | Refusal::NotRecorded { .. }
+        | Refusal::NothingToPromote { .. }
+        | Refusal::Removed => ErrorCode::Refused,
     };
     match refusal {
         Refusal::Gate { waited, failing } => {

@@ -9,6 +9,7 @@ mod addresses;
 mod control;
 mod daemon;
 mod demo;
+mod doctor;
 mod driver;
 mod events;
 mod explain;
@@ -19,5 +20,7 @@ mod resolve;
 mod run;
 mod status;
 
+pub use crate::switch::journal::repair;
+pub use doctor::{Finding, Level, doctor};
 pub use explain::explain_offline;
 pub use run::{run, run_demo};

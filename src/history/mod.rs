@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -197,7 +197,7 @@ fn read(path: &Path) -> VecDeque<Entry> {
     entries
 }
 
-fn write(path: &PathBuf, inbox: &Receiver<Entry>, entries: &Mutex<VecDeque<Entry>>, keep: Keep) {
+fn write(path: &Path, inbox: &Receiver<Entry>, entries: &Mutex<VecDeque<Entry>>, keep: Keep) {
     let mut lines = lock(entries).len();
     while let Ok(entry) = inbox.recv() {
         lines += 1;

@@ -96,6 +96,15 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "S", value_parser = service)]
         service: Option<ServiceName>,
     },
+    /// Look for what is wrong on this machine, and say how to mend it; needs no daemon
+    Doctor {
+        /// Configuration [default: where `cutover run` looks]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Repair a damaged journal: keep what is damaged beside it, allow switches again
+        #[arg(long)]
+        repair: bool,
+    },
     /// Show what still runs on the slots that drain
     Drain {
         /// Only of this service; may be given more than once [default: every service]
@@ -195,8 +204,6 @@ pub(crate) enum Later {
         #[command(subcommand)]
         action: Option<Certs>,
     },
-    /// Look for what is wrong on this machine (not in this version)
-    Doctor,
     /// Translate a Caddyfile or nginx.conf (not in this version)
     Adapt {
         /// File to translate
@@ -222,7 +229,6 @@ impl Later {
         match self {
             Self::Deploy { .. } => "deploy",
             Self::Certs { .. } => "certs",
-            Self::Doctor => "doctor",
             Self::Adapt { .. } => "adapt",
             Self::HashPassword => "hash-password",
             Self::Judge { .. } => "judge",

@@ -14,7 +14,7 @@ use crate::args::{Cli, Explain, OnOff, Switch, Verb};
 use crate::follow::Follower;
 use crate::output::Output;
 use crate::text::{Line, Style};
-use crate::{drain, explain, history, offline, table, watch};
+use crate::{doctor, drain, explain, history, offline, table, watch};
 
 /// Does what was asked; the exit code.
 pub(crate) async fn run(cli: Cli) -> u8 {
@@ -24,6 +24,10 @@ pub(crate) async fn run(cli: Cli) -> u8 {
             ErrorCode::Unsupported,
             format!("`{}` is not in this version yet", later.name()),
         )),
+        Verb::Doctor { config, repair } => {
+            let addr = cli.common.addr.as_deref();
+            doctor::doctor(&output, addr, config.as_deref(), repair).await
+        }
         Verb::Explain(ref asked) if let Some(file) = &asked.config => {
             let request = explain_request(asked);
             let report = request.and_then(|request| {
@@ -121,7 +125,7 @@ async fn ask(verb: Verb, client: &Client, output: &Output) -> u8 {
             output.lines([&Line::new().with(Style::Good, "ready")]);
         }),
         // `run` has answered these.
-        Verb::Later(_) => ErrorCode::Unsupported.exit_code(),
+        Verb::Later(_) | Verb::Doctor { .. } => ErrorCode::Unsupported.exit_code(),
     }
 }
 
