@@ -195,7 +195,7 @@ fn the_compose_examples_wait_longer_than_a_stop_takes_and_publish_no_metrics() {
         let folder = Path::new("config").join(example);
         let config = cutover::config::load(&folder.join("cutover.toml"))
             .unwrap_or_else(|errors| panic!("{example}: {errors}"));
-        let compose = std::fs::read_to_string(folder.join("compose.yaml")).expect("a file");
+        let compose = fs::read_to_string(folder.join("compose.yaml")).expect("a file");
         let waits = compose
             .lines()
             .find_map(|line| {
