@@ -26,10 +26,12 @@ use crate::health::Prober;
 use crate::history::{Entry, History, Keep};
 use crate::http::{Client, Resolver};
 use crate::metrics::Metrics;
-use crate::model::Scheme;
-use crate::pool::{Doors, LiveTable, Table};
+use crate::model::{Scheme, ServiceName};
+use crate::pool::{Availability, Doors, LiveTable, Table};
 use crate::proxy::{AccessLog, Edge, Server, Settings, bind, open};
-use crate::switch::{Journal, Layout, Plain, Setup, Switchboard, recover};
+use crate::switch::{
+    By, Journal, Layout, Phase, Plain, Setup, StackStatus, Switchboard, VerbRequest, recover,
+};
 use crate::tls;
 
 /// Time between two looks at the certificates of the internal CA.
@@ -201,6 +203,7 @@ async fn serve(
     let _ = daemon.switchboard.set(switchboard.clone());
     operations::sync(&daemon, &switchboard);
     spawn_upkeep(&daemon);
+    tokio::spawn(give_way(Arc::clone(&daemon), switchboard.clone()));
 
     let proxy = Server::new(
         edge,
@@ -319,6 +322,59 @@ fn raise_descriptor_limit() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         warn!(%error, "the limit on open files could not be raised");
+    }
+}
+
+/// How long a color that was under watch when the daemon stopped may take to come up.
+const COME_UP: Duration = Duration::from_secs(60);
+
+/// After the machine went down in the middle of a watch, the new release may not come up again:
+/// then the old one takes over, if it did.
+async fn give_way(daemon: Arc<Daemon>, switchboard: Switchboard) {
+    let is_watched = |stack: &StackStatus| matches!(stack.phase, Phase::Observing | Phase::Held);
+    let resumed: Vec<_> = switchboard
+        .status()
+        .iter()
+        .filter(|stack| is_watched(stack))
+        .map(|stack| stack.stack.clone())
+        .collect();
+    if resumed.is_empty() {
+        return;
+    }
+    tokio::time::sleep(COME_UP).await;
+    let is_dead = |service: &ServiceName, color| {
+        let upstreams = daemon.publisher.slot(service, color);
+        let upstreams = upstreams.map(|slot| slot.upstreams()).unwrap_or_default();
+        upstreams
+            .iter()
+            .all(|upstream| upstream.probe().state == Availability::Down)
+    };
+    for stack in switchboard.status().iter() {
+        let dead = stack
+            .undo
+            .iter()
+            .find(|moved| is_dead(&moved.service, moved.to.color));
+        let (Some(dead), true) = (dead, resumed.contains(&stack.stack) && is_watched(stack)) else {
+            continue;
+        };
+        let why = format!(
+            "{} of {} did not come up within {} s of the start",
+            dead.to.color,
+            dead.service,
+            COME_UP.as_secs()
+        );
+        error!(stack = %stack.stack, "{why}");
+        // Refused unless the old color is up.
+        let request = VerbRequest {
+            services: vec![dead.service.clone()],
+            by: By {
+                id: None,
+                actor: "cutover".to_owned(),
+                why: Some(why),
+            },
+        };
+        let outcome = switchboard.rollback(request).await;
+        info!(stack = %stack.stack, %outcome, "the other color");
     }
 }
 
