@@ -34,7 +34,8 @@ fi
 
 step "tests"
 # The load tests run optimised programs.
-cargo build --locked --profile fast --bins
+# With fail points, for the tests that kill the daemon in the middle of a write.
+cargo build --locked --profile fast --features failpoints --bins
 export CUTOVER_BIN="$PWD/target/fast/cutover"
 export PROXYCTL_BIN="$PWD/target/fast/proxyctl"
 if command -v cargo-nextest >/dev/null; then

@@ -15,6 +15,7 @@ pub mod app;
 pub mod clock;
 pub mod config;
 pub mod health;
+pub mod history;
 pub mod http;
 pub mod metrics;
 pub mod model;

@@ -12,13 +12,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cutover::admin::listen::AdminSocket;
 use cutover::admin::wire::{
-    Candidate, Certificate, ConfigReport, ControlError, DrainStatus, ErrorCode, ExplainReport,
-    ExplainRequest, GateFailure, InFlight, Outcome, OutcomeKind, Phase, Progress, ReloadReport,
-    RollbackRequest, ServiceState, ServiceStatus, SlotStatus, Slots, Status, SwitchRequest,
-    SwitchStatus, Tally, UpstreamStatus,
+    Candidate, Certificate, ConfigReport, ControlError, Done, DrainStatus, ErrorCode,
+    ExplainReport, ExplainRequest, GateFailure, HistoryReport, HistoryRequest, InFlight, Operation,
+    Outcome, OutcomeKind, Phase, Progress, ReloadReport, RollbackRequest, ServiceState,
+    ServiceStatus, SlotStatus, Slots, Status, SwitchRequest, SwitchStatus, Tally, UpstreamStatus,
 };
 use cutover::admin::{Actor, Control, Reporter, server};
 use cutover::clock;
+use cutover::history::Entry;
 use cutover::model::Color;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -149,6 +150,7 @@ fn full_status() -> Status {
                     in_flight: InFlight::from_counts([3, 1, 0]),
                     elapsed_ms: 18_000,
                     deadline_ms: 12_000,
+                    blocking: Vec::new(),
                 }],
             },
         ],
@@ -235,6 +237,33 @@ impl Control for Fake {
             }),
             Err(error) => Err(error),
         }
+    }
+
+    async fn operate(&self, actor: Actor, operation: Operation) -> Result<Done, ControlError> {
+        Ok(Done {
+            done: vec![format!("{operation:?} by {}", actor.uid)],
+            warnings: Vec::new(),
+        })
+    }
+
+    async fn history(&self, request: HistoryRequest) -> Result<HistoryReport, ControlError> {
+        let entry = Entry {
+            at_ms: 1_800_000_000_000,
+            what: "switch".to_owned(),
+            who: "ann (uid 1000)".to_owned(),
+            services: request.service.into_iter().collect(),
+            from: Some(Color::Blue),
+            to: Some(Color::Green),
+            result: "kept".to_owned(),
+            why: format!("limit {:?}", request.limit),
+            gate_ms: Some(1_500),
+            requests: Some(5_000),
+            failures: Some(2),
+            ..Entry::default()
+        };
+        Ok(HistoryReport {
+            history: vec![entry],
+        })
     }
 
     async fn config(&self) -> Result<ConfigReport, ControlError> {
@@ -628,7 +657,6 @@ fn usage_errors_are_2_and_help_is_0() {
         &["switch", "green", "--canary", "200%"],
         &["fly"],
         &[],
-        &["maintenance", "maybe"],
     ] {
         let ran = daemon.run(args);
         assert_eq!((ran.0, ran.1.as_str()), (2, ""), "{args:?}");
@@ -656,19 +684,11 @@ fn usage_errors_are_2_and_help_is_0() {
 fn verbs_of_later_versions_say_so_without_asking_the_daemon() {
     for args in [
         &["deploy", "app:v2", "--service", "web"][..],
-        &["hold", "--max", "30s"],
-        &["resume"],
-        &["maintenance", "on", "--message", "back soon"],
-        &["freeze", "--why", "audit"],
-        &["unfreeze"],
-        &["history"],
         &["certs"],
         &["certs", "renew", "example.com"],
-        &["doctor"],
         &["adapt", "Caddyfile"],
         &["hash-password"],
         &["judge", "--replay", "switch.json"],
-        &["drain", "blue"],
         &["cleanup"],
         &["reset"],
     ] {
@@ -676,11 +696,11 @@ fn verbs_of_later_versions_say_so_without_asking_the_daemon() {
         let sentence = format!("proxyctl: `{}` is not in this version yet\n", args[0]);
         assert_eq!(ran, Ran(2, String::new(), sentence));
     }
-    let Ran(_, stdout, _) = ran(proxyctl(Path::new("/nowhere"), &["history", "--json"])
+    let Ran(_, stdout, _) = ran(proxyctl(Path::new("/nowhere"), &["cleanup", "--json"])
         .output()
         .unwrap());
     let expected = "{\"error\":{\"code\":\"unsupported\",\
-                    \"message\":\"`history` is not in this version yet\"}}\n";
+                    \"message\":\"`cleanup` is not in this version yet\"}}\n";
     assert_eq!(stdout, expected);
 }
 
@@ -776,4 +796,114 @@ fn a_reader_that_leaves_early_is_no_crash() {
     let output = command.stdout(writer).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+fn verbs_that_are_done_at_once_say_what_was_done() {
+    let daemon = daemon();
+    let me = nix::unistd::geteuid().as_raw();
+    for (args, expected) in [
+        (
+            &["hold", "--service", "web", "--max", "5s"][..],
+            "Hold { services: [ServiceName(\"web\")], max_ms: 5000 }",
+        ),
+        (&["resume"], "Resume { services: [] }"),
+        (
+            &[
+                "maintenance",
+                "on",
+                "--site",
+                "example.com",
+                "--message",
+                "back soon",
+            ],
+            "Maintenance { on: true, services: [], sites: [\"example.com\"], message: Some(\"back soon\") }",
+        ),
+        (
+            &["freeze", "--why", "the sale", "--for", "2h"],
+            "Freeze { why: \"the sale\", for_ms: Some(7200000) }",
+        ),
+        (&["unfreeze"], "Unfreeze"),
+    ] {
+        let line = format!("{expected} by {me}\n");
+        assert_eq!(daemon.run(args), Ran(0, line, String::new()), "{args:?}");
+    }
+    let Ran(code, _, stderr) = daemon.run(&["freeze"]);
+    assert_eq!(code, 2, "a freeze needs its reason");
+    assert!(stderr.contains("--why"), "{stderr}");
+}
+
+#[test]
+fn history_is_a_line_for_each_thing_and_below_it_why() {
+    let daemon = daemon();
+    let expected = "2027-01-15 08:00:00  switch blue to green  web  kept  by ann (uid 1000)\n    \
+                    limit Some(7)\n    gate 1s, 2 of 5000 requests failed\n";
+    assert_eq!(
+        daemon.run(&["history", "-n", "7", "--service", "web"]),
+        Ran(0, expected.to_owned(), String::new())
+    );
+    let Ran(code, stdout, _) = daemon.run(&["history", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(
+        (code, &report["history"][0]["result"]),
+        (0, &serde_json::json!("kept"))
+    );
+}
+
+#[test]
+fn drain_shows_what_is_left_and_ends_at_once_without_wait() {
+    let daemon = daemon();
+    let Ran(code, stdout, _) = daemon.run(&["drain"]);
+    assert_eq!(code, 0);
+    assert!(
+        stdout.contains("drain blue #7 3 requests, 1 websocket left"),
+        "{stdout}"
+    );
+    let Ran(code, stdout, _) = daemon.run(&["drain", "--service", "nobody", "--wait"]);
+    assert_eq!((code, stdout.as_str()), (0, "nothing drains\n"));
+}
+
+#[test]
+fn doctor_needs_no_daemon_and_a_problem_is_exit_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cutover.toml");
+    let text = |port: u16| {
+        format!(
+            "state_dir = \"{}/state\"\n[listen]\nhttp = [\"127.0.0.1:{port}\"]\nhttps = []\nops = \"127.0.0.1:0\"\n\
+             [[site]]\nhosts = [\"a.example\"]\nupstream = [\"127.0.0.1:9\"]\n",
+            folder.path().display()
+        )
+    };
+    std::fs::write(&file, text(0)).unwrap();
+    let run = |more: &[&str]| {
+        let args = [&["doctor", "--config", file.to_str().unwrap()], more].concat();
+        ran(proxyctl(&folder.path().join("nowhere"), &args)
+            .output()
+            .unwrap())
+    };
+    let Ran(code, stdout, stderr) = run(&[]);
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    assert!(
+        stdout.starts_with("no daemon is running\nok      config"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains("warning upstreams       a.example blue 127.0.0.1:9: "),
+        "{stdout}"
+    );
+    assert!(stdout.contains("to mend it: "), "{stdout}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    std::fs::write(&file, text(taken.local_addr().unwrap().port())).unwrap();
+    let Ran(code, stdout, _) = run(&["--json"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &report["running"]), (1, &serde_json::json!(false)));
+    let problems = report["findings"].as_array().unwrap().iter();
+    assert_eq!(
+        problems.filter(|one| one["level"] == "problem").count(),
+        1,
+        "{stdout}"
+    );
+    std::fs::create_dir(folder.path().join("state")).unwrap();
+    let Ran(code, stdout, _) = run(&["--repair"]);
+    assert_eq!((code, stdout.as_str()), (0, "the journal is not damaged\n"));
 }

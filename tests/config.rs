@@ -188,3 +188,25 @@ fn an_unusual_file_renders_as_it_was_meant() {
         insta::assert_snapshot!("unusual", config.render());
     });
 }
+
+#[test]
+fn the_compose_examples_wait_longer_than_a_stop_takes_and_publish_no_metrics() {
+    for example in ["solo", "blue-green"] {
+        let folder = Path::new("config").join(example);
+        let config = cutover::config::load(&folder.join("cutover.toml"))
+            .unwrap_or_else(|errors| panic!("{example}: {errors}"));
+        let compose = fs::read_to_string(folder.join("compose.yaml")).expect("a file");
+        let waits = compose
+            .lines()
+            .find_map(|line| {
+                line.trim()
+                    .strip_prefix("stop_grace_period: ")?
+                    .strip_suffix('s')
+            })
+            .and_then(|seconds| seconds.parse().ok())
+            .expect("stop_grace_period in seconds");
+        let needed = config.shutdown_delay + config.shutdown_grace;
+        assert!(std::time::Duration::from_secs(waits) > needed, "{example}");
+        assert!(!compose.contains("9180"), "{example} publishes the metrics");
+    }
+}

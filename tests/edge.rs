@@ -514,11 +514,26 @@ fn a_second_daemon_says_what_is_in_its_way() {
     require("curl");
     let origins = Origins::start();
     let edge = Edge::start(&origins.config("observe = \"0s\""));
-    let second = finish(
-        std::process::Command::new(cutover())
-            .args(["run", "--config"])
-            .arg(edge.config()),
+    let start = |config: &std::path::Path| {
+        finish(
+            std::process::Command::new(cutover())
+                .args(["run", "--config"])
+                .arg(config),
+        )
+    };
+    let second = start(&edge.config());
+    assert_eq!(second.code, 1);
+    let pid = edge.child.as_ref().expect("running").id();
+    assert!(
+        second.stderr.contains("state is in use by another cutover")
+            && second.stderr.contains(&format!("process {pid} on ")),
+        "{second:?}"
     );
+    let text = std::fs::read_to_string(edge.config()).expect("the configuration");
+    let elsewhere = edge.folder.path().join("second.toml");
+    let other = text.replacen("/state\"", "/other\"", 1);
+    std::fs::write(&elsewhere, other).expect("write");
+    let second = start(&elsewhere);
     assert_eq!(second.code, 1);
     assert!(
         second

@@ -96,10 +96,7 @@ fn a_stop_under_load_loses_no_request_and_ends_with_the_last_one() {
 #[test]
 fn readiness_goes_first_and_the_delay_serves_on() {
     let origins = Origins::start();
-    let mut edge = Edge::start(&format!(
-        "{}\n",
-        origins.config("").replacen("[[site]]", "[[site]]", 1)
-    ));
+    let mut edge = Edge::start(&origins.config(""));
     let text = std::fs::read_to_string(edge.config()).expect("the configuration");
     let delayed = text.replacen("[listen]", "shutdown_delay = \"3s\"\n[listen]", 1);
     std::fs::write(edge.config(), delayed).expect("write");

@@ -471,3 +471,31 @@ fn a_stop_under_load_answers_every_request_that_was_sent() {
     let refused = finish(Command::new("curl").args(["-s", "--max-time", "5", &url]));
     assert_eq!(refused.code, 7, "nobody listens any more");
 }
+
+#[test]
+fn a_watched_color_that_does_not_come_up_after_a_restart_gives_way() {
+    let origins = Origins::start();
+    let mut edge = Edge::start(&origins.config("observe = \"10m\""));
+    edge.wait_healthy();
+    assert_eq!(edge.proxyctl(&["switch", "green", "--no-wait"]).code, 0);
+    edge.stop("-KILL");
+    let dead = format!("127.0.0.1:{}", free_port());
+    let config = origins.config("observe = \"10m\"");
+    edge.write(&config.replace(&origins.green.addr.to_string(), &dead));
+    edge.spawn();
+    assert_eq!(edge.live(), "green", "the watch goes on first");
+    let deadline = now() + Duration::from_secs(180);
+    while edge.live() != "blue" {
+        assert!(
+            now() < deadline,
+            "green is dead and still live\n{}",
+            edge.log()
+        );
+        thread::sleep(Duration::from_millis(500));
+    }
+    let history = edge.proxyctl(&["history"]).stdout;
+    assert!(
+        history.contains("green of web did not come up within 60 s"),
+        "{history}"
+    );
+}

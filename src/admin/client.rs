@@ -20,9 +20,9 @@ use tokio::time::timeout;
 
 use super::server::HEARTBEAT;
 use super::wire::{
-    ConfigReport, ControlError, ErrorBody, ErrorCode, Event, ExplainReport, ExplainRequest,
-    Outcome, OutcomeBody, Progress, ReadyReport, ReloadReport, RollbackRequest, Status,
-    SwitchRequest,
+    ConfigReport, ControlError, Done, ErrorBody, ErrorCode, Event, ExplainReport, ExplainRequest,
+    HistoryReport, HistoryRequest, Operation, Outcome, OutcomeBody, Progress, ReadyReport,
+    ReloadReport, RollbackRequest, Status, SwitchRequest,
 };
 
 /// Asks the daemon behind one socket.
@@ -102,6 +102,24 @@ impl Client {
     pub async fn abort(&self) -> Result<Outcome, ControlError> {
         let body: OutcomeBody = self.call(Method::POST, "abort", &(), WRITE_TIMEOUT).await?;
         Ok(body.outcome)
+    }
+
+    /// `POST /v1/operate`. Waits 60 s at most.
+    ///
+    /// # Errors
+    /// The daemon's, or unreachable.
+    pub async fn operate(&self, operation: &Operation) -> Result<Done, ControlError> {
+        self.call(Method::POST, "operate", operation, WRITE_TIMEOUT)
+            .await
+    }
+
+    /// `POST /v1/history`. Waits 10 s at most.
+    ///
+    /// # Errors
+    /// The daemon's, or unreachable.
+    pub async fn history(&self, request: &HistoryRequest) -> Result<HistoryReport, ControlError> {
+        self.call(Method::POST, "history", request, READ_TIMEOUT)
+            .await
     }
 
     /// `POST /v1/switch`. Waits as long as the daemon shows that it is alive. Dropping the

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::wire::{
-    ConfigReport, ControlError, ExplainReport, ExplainRequest, Outcome, Progress, ReloadReport,
-    RollbackRequest, Status, SwitchRequest,
+    ConfigReport, ControlError, Done, ExplainReport, ExplainRequest, HistoryReport, HistoryRequest,
+    Operation, Outcome, Progress, ReloadReport, RollbackRequest, Status, SwitchRequest,
 };
 
 /// The daemon as the control API sees it.
@@ -44,6 +44,12 @@ pub trait Control: Send + Sync + 'static {
 
     /// Reads the configuration again. An error means that nothing was changed.
     async fn reload(&self, actor: Actor) -> Result<ReloadReport, ControlError>;
+
+    /// What is done at once: hold, resume, maintenance, freeze, repair.
+    async fn operate(&self, actor: Actor, operation: Operation) -> Result<Done, ControlError>;
+
+    /// What was done, the newest first.
+    async fn history(&self, request: HistoryRequest) -> Result<HistoryReport, ControlError>;
 
     /// The effective configuration, secrets masked.
     async fn config(&self) -> Result<ConfigReport, ControlError>;

@@ -7,15 +7,20 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::daemon::{Daemon, ReloadError};
 use super::explain::{Target, explain};
-use super::status;
+use super::{operations, status};
 use crate::admin::wire::{
-    ConfigReport, ControlError, ErrorCode, ExplainReport, ExplainRequest, Outcome, OutcomeKind,
-    Phase, Progress, ReloadReport, RollbackRequest, Status, SwitchRequest, SwitchStatus,
+    ConfigReport, ControlError, Done, ErrorCode, ExplainReport, ExplainRequest, HistoryReport,
+    HistoryRequest, Operation, Outcome, OutcomeKind, Phase, Progress, ReloadReport,
+    RollbackRequest, Status, SwitchRequest, SwitchStatus,
 };
 use crate::admin::{Actor, Control, Reporter};
 use crate::clock;
+use crate::history::Entry;
 use crate::model::{Color, ServiceName};
 use crate::switch::{self, By, Refusal, Switchboard, VerbRequest};
+
+/// Entries of the history that are shown when nobody says how many.
+const HISTORY_SHOWN: usize = 50;
 
 /// [`Control`] over a [`Daemon`].
 pub(super) struct DaemonControl(pub(super) Arc<Daemon>);
@@ -40,7 +45,11 @@ impl Control for DaemonControl {
             force: request.force,
             release: request.release,
             canary_percent: request.canary,
-            by: by(&actor),
+            by: By {
+                id: request.id,
+                why: request.why,
+                ..by(&actor)
+            },
         });
         Follower {
             switchboard: &switchboard,
@@ -54,10 +63,13 @@ impl Control for DaemonControl {
     async fn rollback(
         &self,
         actor: Actor,
-        _request: RollbackRequest,
+        request: RollbackRequest,
         _reporter: Reporter,
     ) -> Result<Outcome, ControlError> {
-        let outcome = self.switchboard()?.rollback(verb(&actor)).await;
+        let mut verb = verb(&actor);
+        verb.by.id = request.id;
+        verb.by.why = request.why;
+        let outcome = self.switchboard()?.rollback(verb).await;
         told(outcome)
     }
 
@@ -75,11 +87,29 @@ impl Control for DaemonControl {
         let before = self.0.config.load_full();
         let warnings = self.0.reload().await.map_err(reload_error)?;
         tracing::info!(%actor, "configuration reloaded");
+        self.0.history.add(Entry {
+            what: "reload".to_owned(),
+            who: actor.to_string(),
+            result: "done".to_owned(),
+            why: status::changes(&before, &self.0.config.load()).join("; "),
+            ..Entry::default()
+        });
         Ok(ReloadReport {
             config: self.0.file.as_ref().map(|file| file.display().to_string()),
             changes: status::changes(&before, &self.0.config.load()),
             warnings,
         })
+    }
+
+    async fn operate(&self, actor: Actor, operation: Operation) -> Result<Done, ControlError> {
+        let switchboard = self.switchboard()?;
+        operations::operate(&self.0, &switchboard, &actor, operation).await
+    }
+
+    async fn history(&self, request: HistoryRequest) -> Result<HistoryReport, ControlError> {
+        let limit = request.limit.unwrap_or(HISTORY_SHOWN);
+        let history = self.0.history.last(limit, request.service.as_ref());
+        Ok(HistoryReport { history })
     }
 
     async fn config(&self) -> Result<ConfigReport, ControlError> {
@@ -281,6 +311,15 @@ fn told(outcome: switch::Outcome) -> Result<Outcome, ControlError> {
         Ended::Undone { services, .. } => (OutcomeKind::RolledBack, services, None),
         Ended::Promoted { color } => (OutcomeKind::Kept, Vec::new(), Some(color)),
         Ended::Failed { .. } => (OutcomeKind::Failed, Vec::new(), None),
+        Ended::Recorded(recorded) => match recorded.code.as_str() {
+            "kept" | "promoted" => (OutcomeKind::Kept, Vec::new(), None),
+            "already_live" => (OutcomeKind::AlreadyLive, Vec::new(), None),
+            "rolled_back" | "undone" => (OutcomeKind::RolledBack, Vec::new(), None),
+            "aborted" | "cancelled" => (OutcomeKind::Aborted, Vec::new(), None),
+            "failed" => (OutcomeKind::Failed, Vec::new(), None),
+            // Every other word is that of a refusal.
+            _ => return Err(ControlError::new(ErrorCode::Refused, recorded.text)),
+        },
         Ended::Refused(refusal) => return Err(refused(&refusal)),
     };
     Ok(Outcome {
@@ -306,11 +345,13 @@ fn refused(refusal: &Refusal) -> ControlError {
         Refusal::Canary => ErrorCode::Unsupported,
         Refusal::NothingSwitchable | Refusal::EmptySlot { .. } => ErrorCode::EmptySlot,
         Refusal::Locked { .. } => ErrorCode::Busy,
+        Refusal::Frozen { .. } => ErrorCode::Frozen,
         Refusal::Gate { .. } | Refusal::OldSlotDown { .. } => ErrorCode::GateNotPassed,
         Refusal::NothingToUndo | Refusal::NothingRunning => ErrorCode::NothingToUndo,
-        Refusal::NotRecorded { .. } | Refusal::NothingToPromote { .. } | Refusal::Removed => {
-            ErrorCode::Refused
-        }
+        Refusal::Damaged { .. }
+        | Refusal::NotRecorded { .. }
+        | Refusal::NothingToPromote { .. }
+        | Refusal::Removed => ErrorCode::Refused,
     };
     match refusal {
         Refusal::Gate { waited, failing } => {

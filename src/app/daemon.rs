@@ -12,16 +12,17 @@ use tracing::{debug, error, info, warn};
 
 use super::addresses::Addresses;
 use super::publisher::{Publisher, fill};
-use super::resolve;
+use super::{operations, resolve};
 use crate::clock;
 use crate::config::{Config, Diagnostic, Diagnostics, IpSet, Service};
 use crate::health::{ProbeTarget, Prober};
+use crate::history::History;
 use crate::http::Resolver;
 use crate::metrics::{LiveColor, LiveService, LiveState, Metrics, Outcome};
 use crate::model::Color;
-use crate::pool::{Availability, Pool, Slot};
+use crate::pool::{Availability, Doors, Pool, Slot};
 use crate::proxy::Settings;
-use crate::switch::{Layout, Live, Switchboard};
+use crate::switch::{Journal, Layout, Live, Switchboard};
 use crate::tls;
 
 /// How often a removed service's pool is asked whether its requests have ended.
@@ -42,6 +43,9 @@ pub(super) struct Daemon {
     pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) ops_allow: Arc<ArcSwap<IpSet>>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) doors: Arc<Doors>,
+    pub(super) history: History,
+    pub(super) journal: Arc<Journal>,
     pub(super) names: watch::Sender<BTreeSet<Arc<str>>>,
     pub(super) started: Instant,
     pub(super) bound: AtomicBool,
@@ -145,6 +149,9 @@ impl Daemon {
         self.config.store(Arc::new(config));
         self.show_certificates();
         self.sync_probes();
+        if let Some(switchboard) = self.switchboard.get() {
+            operations::sync(self, switchboard);
+        }
     }
 
     /// New addresses behind a name: fills the slots again and probes what is new.
@@ -264,10 +271,13 @@ impl Daemon {
     /// The state that `/metrics` shows beside the counters.
     pub(super) fn live_state(&self) -> LiveState {
         let table = self.publisher.table().load();
+        let held = self.doors.holds.states();
         let services = table.services.iter().map(|entry| LiveService {
             name: entry.name.clone(),
             live: entry.live,
-            held: 0,
+            held: held
+                .get(&entry.name)
+                .map_or(0, |state| u64::try_from(state.waiting).unwrap_or(u64::MAX)),
             colors: Color::ALL.map(|color| {
                 let slot = self.publisher.slot(&entry.name, color)?;
                 Some(live_color(&slot))

@@ -1,12 +1,13 @@
 //! The hands of the switch: publishing and draining over the pools, the gate over the probes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::publisher::Publisher;
 use crate::clock;
 use crate::health::{Finding, gate_view};
 use crate::model::{Color, Generation, Kind, ServiceName};
-use crate::pool::Availability;
+use crate::pool::{Availability, Pool};
 use crate::switch::{
     DrainWindows, Driver, GateReport, Publication, Traffic, UpstreamReport, UpstreamState,
 };
@@ -31,8 +32,12 @@ impl Driver for PoolDriver {
         self.0.publish(pools);
     }
 
-    fn begin_drain(&self, service: &ServiceName, generation: Generation, _: DrainWindows) {
-        self.0.begin_drain(service, generation);
+    fn begin_drain(&self, service: &ServiceName, generation: Generation, windows: DrainWindows) {
+        if let Some(pool) = self.0.begin_drain(service, generation) {
+            for kind in [Kind::WebSocket, Kind::Sse] {
+                tokio::spawn(spread(Arc::clone(&pool), kind, windows.of(kind)));
+            }
+        }
     }
 
     fn in_flight(&self, service: &ServiceName, generation: Generation) -> [u64; 3] {
@@ -58,6 +63,35 @@ impl Driver for PoolDriver {
         })
     }
 }
+
+/// Ends the streams of a pool one after the other, so that their clients do not all come back at
+/// the same moment: the last one a little before the window closes.
+async fn spread(pool: Arc<Pool>, kind: Kind, window: Duration) {
+    const STEP: Duration = Duration::from_millis(50);
+    let begun = clock::now();
+    let last = window.mul_f64(SPREAD);
+    loop {
+        let mut waiting = pool.ends(kind);
+        waiting.retain(|end| !end.is_asked());
+        let left = last.saturating_sub(clock::now().saturating_duration_since(begun));
+        // Each of those that wait has the same chance at each step that is left.
+        let chance = STEP.as_secs_f64() / (left + STEP).as_secs_f64();
+        for end in waiting {
+            if fastrand::f64() < chance {
+                end.ask();
+            }
+        }
+        // A request that was in flight may yet become a stream.
+        let over = clock::now().saturating_duration_since(begun) >= window;
+        if over || pool.claims().counts() == [0; 3] {
+            return;
+        }
+        tokio::time::sleep(STEP).await;
+    }
+}
+
+/// The part of its window over which streams are ended.
+const SPREAD: f64 = 0.8;
 
 /// `None` for an address that is down but stands for nothing: its name is served on the other
 /// address family.

@@ -9,14 +9,18 @@ mod addresses;
 mod control;
 mod daemon;
 mod demo;
+mod doctor;
 mod driver;
 mod events;
 mod explain;
 mod logging;
+mod operations;
 mod publisher;
 mod resolve;
 mod run;
 mod status;
 
+pub use crate::switch::journal::repair;
+pub use doctor::{Finding, Level, doctor};
 pub use explain::explain_offline;
 pub use run::{run, run_demo};

@@ -9,10 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::warn;
 
 use super::addresses::Addresses;
+use crate::clock;
 use crate::config::{Config, Service, ServiceIndex};
 use crate::metrics::Metrics;
 use crate::model::{Color, Generation, Kind, Release, ServiceName, UpstreamAddr};
-use crate::pool::{LiveTable, Pool, Routes, ServiceEntry, Slot, SlotSettings, Table, Upstream};
+use crate::pool::{
+    InFlight, LiveTable, Pool, Routes, ServiceEntry, Slot, SlotSettings, Table, Upstream,
+};
 use crate::switch::{Live, Publication};
 
 /// Owns slots and pools; replaces the table that requests load.
@@ -29,6 +32,9 @@ struct State {
     /// Every pool that is live or may still have requests.
     pools: HashMap<(ServiceName, Generation), Arc<Pool>>,
 }
+
+/// Requests that are told one by one when a drain closes them.
+const CLOSED_TOLD: usize = 20;
 
 impl Publisher {
     /// Starts with an empty table.
@@ -114,12 +120,14 @@ impl Publisher {
         self.table.store(table);
     }
 
-    /// Refuses new requests to a pool. Never the live one: that would be a mistake of the
+    /// Refuses new requests to a pool, and gives it. Never the live one: that would be a mistake of the
     /// caller, changes nothing and is logged.
-    pub(super) fn begin_drain(&self, service: &ServiceName, generation: Generation) {
-        let Some(pool) = self.find(service, generation) else {
-            return;
-        };
+    pub(super) fn begin_drain(
+        &self,
+        service: &ServiceName,
+        generation: Generation,
+    ) -> Option<Arc<Pool>> {
+        let pool = self.find(service, generation)?;
         let live = self
             .table
             .load()
@@ -128,9 +136,21 @@ impl Publisher {
             .is_some_and(|live| Arc::ptr_eq(live, &pool));
         if live {
             warn!(%service, %generation, "refused to drain the live pool");
-        } else {
-            pool.claims().begin_drain();
+            return None;
         }
+        pool.claims().begin_drain();
+        Some(pool)
+    }
+
+    /// The oldest requests in flight on a pool, at most `limit`.
+    pub(super) fn blocking(
+        &self,
+        service: &ServiceName,
+        generation: Generation,
+        limit: usize,
+    ) -> Vec<InFlight> {
+        let pool = self.find(service, generation);
+        pool.map_or_else(Vec::new, |pool| pool.in_flight(limit))
     }
 
     /// What a pool has in flight, by [`Kind::index`].
@@ -141,9 +161,22 @@ impl Publisher {
 
     /// Ends the upstream connections of a pool that carry `kind`.
     pub(super) fn close(&self, service: &ServiceName, generation: Generation, kind: Kind) {
-        if let Some(pool) = self.find(service, generation) {
-            pool.connections().close(kind);
+        let Some(pool) = self.find(service, generation) else {
+            return;
+        };
+        let now = clock::now();
+        let of_kind = pool.in_flight(usize::MAX).into_iter();
+        let mut of_kind = of_kind.filter(|one| one.kind == kind);
+        for one in of_kind.by_ref().take(CLOSED_TOLD) {
+            let age = now.saturating_duration_since(one.since).as_secs_f64();
+            let (method, path, client) = (&one.method, &one.path, one.client);
+            warn!(%service, kind = kind.as_str(), %method, path, %client, age_s = age, "closed at the end of the drain");
         }
+        let more = of_kind.count();
+        if more > 0 {
+            warn!(%service, kind = kind.as_str(), more, "closed at the end of the drain");
+        }
+        pool.connections().close(kind);
     }
 
     /// Ends every upstream connection of a pool and forgets it.

@@ -17,18 +17,21 @@ use super::control::DaemonControl;
 use super::daemon::{Daemon, lines, place_and_word};
 use super::driver::PoolDriver;
 use super::publisher::Publisher;
-use super::{demo, events, logging, resolve};
+use super::{demo, events, logging, operations, resolve};
 use crate::admin::listen::AdminSocket;
 use crate::admin::{ops, server};
 use crate::clock;
 use crate::config::{self, Config, Tls};
 use crate::health::Prober;
+use crate::history::{Entry, History, Keep};
 use crate::http::{Client, Resolver};
 use crate::metrics::Metrics;
-use crate::model::Scheme;
-use crate::pool::{LiveTable, Table};
+use crate::model::{Scheme, ServiceName};
+use crate::pool::{Availability, Doors, LiveTable, Table};
 use crate::proxy::{AccessLog, Edge, Server, Settings, bind, open};
-use crate::switch::{Layout, Plain, Setup, Store, Switchboard, recover};
+use crate::switch::{
+    By, Journal, Layout, Phase, Plain, Setup, StackStatus, Switchboard, VerbRequest, recover,
+};
 use crate::tls;
 
 /// Time between two looks at certificate files.
@@ -99,6 +102,17 @@ async fn serve(
     raise_descriptor_limit();
     say_what_is_not_active(&config);
 
+    // First of all: what another daemon has is left alone.
+    make_private(&config.state_dir)
+        .with_context(|| format!("cannot use state_dir {}", config.state_dir.display()))?;
+    let (journal, found) =
+        Journal::open(&config.state_dir).context("the record of live colors cannot be used")?;
+    if let Some(damage) = &found.damage {
+        error!(%damage, "the journal is damaged: its newest good record is served, switches are locked until `proxyctl doctor --repair`");
+    }
+    if let Some(why) = &found.unwritable {
+        error!(%why, "the journal cannot be written: switches are refused until it can");
+    }
     // Everything that can fail does so before the first listener accepts.
     let http = bind(&config.listen.http, false).map_err(bind_error)?;
     let https = bind(&config.listen.https, true).map_err(bind_error)?;
@@ -106,15 +120,18 @@ async fn serve(
         .and_then(tokio::net::TcpListener::from_std)
         .with_context(|| format!("cannot listen on {} (listen.ops)", config.listen.ops))?;
     let admin = AdminSocket::bind(&config.listen.admin)?;
-    let store = Store::new(&config.state_dir);
-    make_private(&config.state_dir)
-        .with_context(|| format!("cannot use state_dir {}", config.state_dir.display()))?;
-    let book = store
-        .load()
-        .context("the record of live colors cannot be used")?;
-    let recovered = recover(book, &config.services);
+    let journal = Arc::new(journal);
+    let history = History::open(&config.state_dir, Keep::default());
+    let recovered = recover(found.book, &config.services);
     for warning in &recovered.warnings {
         warn!("{warning}");
+        history.add(Entry {
+            what: "recovery".to_owned(),
+            who: "cutover".to_owned(),
+            result: "done".to_owned(),
+            why: warning.clone(),
+            ..Entry::default()
+        });
     }
 
     let metrics = Metrics::new();
@@ -133,12 +150,14 @@ async fn serve(
     let leaving = Arc::new(AtomicBool::new(false));
     let access_log = AccessLog::start(config.log.access.file.as_deref())
         .context("cannot open the access log (log.access.file)")?;
+    let doors: Arc<Doors> = Arc::default();
     let edge = Edge::new(
         Arc::clone(&table),
         Arc::clone(&settings),
         &metrics,
         access_log,
         Arc::clone(&leaving),
+        Arc::clone(&doors),
     );
     let daemon = Arc::new(Daemon {
         file,
@@ -152,6 +171,9 @@ async fn serve(
         settings: Arc::clone(&settings),
         ops_allow: Arc::new(ArcSwap::from_pointee(config.listen.ops_allow.clone())),
         metrics: Arc::clone(&metrics),
+        doors,
+        history: history.clone(),
+        journal: Arc::clone(&journal),
         names: watch::channel(BTreeSet::new()).0,
         started: clock::now(),
         bound: AtomicBool::new(false),
@@ -173,7 +195,8 @@ async fn serve(
         recovered,
         driver: Arc::new(PoolDriver(Arc::clone(&daemon.publisher))),
         judge: Box::new(Plain),
-        save: Arc::new(store),
+        save: journal,
+        damage: found.damage,
     });
     tokio::spawn(events::follow(
         Arc::clone(&daemon),
@@ -181,7 +204,9 @@ async fn serve(
         switchboard.subscribe(),
     ));
     let _ = daemon.switchboard.set(switchboard.clone());
+    operations::sync(&daemon, &switchboard);
     spawn_upkeep(&daemon);
+    tokio::spawn(give_way(Arc::clone(&daemon), switchboard.clone()));
 
     let proxy = Server::new(
         edge,
@@ -234,7 +259,7 @@ async fn serve(
     if left > 0 {
         warn!(connections = left, "connections were still open at the end");
     }
-    switchboard.flush().await;
+    switchboard.goodbye().await;
     stop.send_replace(true);
     // The socket is removed and open answers get their end.
     let _ = admin.await;
@@ -320,6 +345,59 @@ fn raise_descriptor_limit() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         warn!(%error, "the limit on open files could not be raised");
+    }
+}
+
+/// How long a color that was under watch when the daemon stopped may take to come up.
+const COME_UP: Duration = Duration::from_secs(60);
+
+/// After the machine went down in the middle of a watch, the new release may not come up again:
+/// then the old one takes over, if it did.
+async fn give_way(daemon: Arc<Daemon>, switchboard: Switchboard) {
+    let is_watched = |stack: &StackStatus| matches!(stack.phase, Phase::Observing | Phase::Held);
+    let resumed: Vec<_> = switchboard
+        .status()
+        .iter()
+        .filter(|stack| is_watched(stack))
+        .map(|stack| stack.stack.clone())
+        .collect();
+    if resumed.is_empty() {
+        return;
+    }
+    tokio::time::sleep(COME_UP).await;
+    let is_dead = |service: &ServiceName, color| {
+        let upstreams = daemon.publisher.slot(service, color);
+        let upstreams = upstreams.map(|slot| slot.upstreams()).unwrap_or_default();
+        upstreams
+            .iter()
+            .all(|upstream| upstream.probe().state == Availability::Down)
+    };
+    for stack in switchboard.status().iter() {
+        let dead = stack
+            .undo
+            .iter()
+            .find(|moved| is_dead(&moved.service, moved.to.color));
+        let (Some(dead), true) = (dead, resumed.contains(&stack.stack) && is_watched(stack)) else {
+            continue;
+        };
+        let why = format!(
+            "{} of {} did not come up within {} s of the start",
+            dead.to.color,
+            dead.service,
+            COME_UP.as_secs()
+        );
+        error!(stack = %stack.stack, "{why}");
+        // Refused unless the old color is up.
+        let request = VerbRequest {
+            services: vec![dead.service.clone()],
+            by: By {
+                id: None,
+                actor: "cutover".to_owned(),
+                why: Some(why),
+            },
+        };
+        let outcome = switchboard.rollback(request).await;
+        info!(stack = %stack.stack, %outcome, "the other color");
     }
 }
 

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::daemon::{Daemon, place_and_word};
 use crate::admin::wire::{
-    Certificate, DrainStatus, GateFailure, InFlight, Phase, ServiceState, ServiceStatus,
+    Blocking, Certificate, DrainStatus, GateFailure, InFlight, Phase, ServiceState, ServiceStatus,
     SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
 };
 use crate::clock;
 use crate::config::Config;
-use crate::model::{Color, ServiceName};
+use crate::model::{Color, Generation, ServiceName};
 use crate::pool::{Availability, Slot, Upstream};
 use crate::switch::{self, StackStatus};
 
@@ -38,7 +38,7 @@ pub(super) fn status(daemon: &Daemon) -> Status {
                 .unwrap_or_default()
         };
         let drains: Vec<DrainStatus> = stack
-            .map(|stack| drains(stack, &service.name, now))
+            .map(|stack| drains(daemon, stack, &service.name, now))
             .unwrap_or_default();
         let switch = stack
             .and_then(|stack| switch_status(stack, now))
@@ -70,6 +70,7 @@ pub(super) fn status(daemon: &Daemon) -> Status {
             stack.stack
         ))
     }));
+    warnings.extend(doors(daemon, now));
     Status {
         services: services.collect(),
         certificates: certificates(daemon),
@@ -79,6 +80,41 @@ pub(super) fn status(daemon: &Daemon) -> Status {
         uptime_s: now.saturating_duration_since(daemon.started).as_secs(),
         config: daemon.file.as_ref().map(|file| file.display().to_string()),
     }
+}
+
+/// Who does not get through, and what nobody may switch.
+fn doors(daemon: &Daemon, now: Instant) -> Vec<String> {
+    let holds = daemon.doors.holds.states().into_iter();
+    let mut said: Vec<String> = holds
+        .map(|(service, hold)| {
+            let (waiting, refused) = (hold.waiting, hold.refused);
+            let since = hold.since.map_or_else(
+                || "are being let go".to_owned(),
+                |since| {
+                    let age = now.saturating_duration_since(since).as_secs();
+                    format!("are held for {age}s, until `resume`")
+                },
+            );
+            format!("requests of {service} {since}: {waiting} wait, {refused} were refused")
+        })
+        .collect();
+    let notes = daemon.switchboard.get().map(switch::Switchboard::notes);
+    let notes = notes.unwrap_or_default();
+    said.extend(notes.maintenance.iter().map(|(key, record)| {
+        let name = key.replacen(':', " ", 1);
+        format!("{name} is closed for maintenance by {}", record.by)
+    }));
+    said.extend(
+        notes
+            .freeze
+            .map(|freeze| format!("switches are frozen by {}: {}", freeze.by, freeze.why)),
+    );
+    said.extend(
+        notes.damage.map(|damage| {
+            format!("switches are locked until `proxyctl doctor --repair`: {damage}")
+        }),
+    );
+    said
 }
 
 fn state(switch: Option<&SwitchStatus>, drains: &[DrainStatus]) -> ServiceState {
@@ -136,7 +172,34 @@ fn upstream_status(upstream: &Upstream, now: Instant) -> UpstreamStatus {
     }
 }
 
-fn drains(stack: &StackStatus, service: &ServiceName, now: Instant) -> Vec<DrainStatus> {
+/// Requests that are shown one by one for a drain.
+const BLOCKING_SHOWN: usize = 20;
+
+fn blocking(
+    daemon: &Daemon,
+    service: &ServiceName,
+    generation: Generation,
+    now: Instant,
+) -> Vec<Blocking> {
+    let listed = daemon
+        .publisher
+        .blocking(service, generation, BLOCKING_SHOWN);
+    let shown = |one: crate::pool::InFlight| Blocking {
+        kind: one.kind,
+        method: one.method.to_string(),
+        path: one.path.into(),
+        client: one.client.to_string(),
+        age_ms: millis(now.saturating_duration_since(one.since)),
+    };
+    listed.into_iter().map(shown).collect()
+}
+
+fn drains(
+    daemon: &Daemon,
+    stack: &StackStatus,
+    service: &ServiceName,
+    now: Instant,
+) -> Vec<DrainStatus> {
     let of_service = stack
         .drains
         .iter()
@@ -152,6 +215,7 @@ fn drains(stack: &StackStatus, service: &ServiceName, now: Instant) -> Vec<Drain
             deadline_ms: drain
                 .deadline
                 .map_or(0, |at| millis(at.saturating_duration_since(now))),
+            blocking: blocking(daemon, service, drain.pool.generation, now),
         })
         .collect()
 }

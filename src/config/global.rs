@@ -125,6 +125,31 @@ pub struct Limits {
     pub upstream_keep_alive: usize,
     /// Attempts for one request, the first included. Default 3.
     pub attempts: usize,
+    /// Requests of one service that may wait in a hold. Default 10,000; above: 503.
+    pub held_requests: usize,
+    /// Bytes of the heads of those requests. Default 64 MiB; above: 503.
+    pub held_bytes: usize,
+}
+
+/// `[maintenance]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Maintenance {
+    /// Clients that are let in all the same. Default none.
+    pub allow: IpSet,
+    /// HTML file in place of the built-in page. Default none.
+    pub page: Option<PathBuf>,
+    /// Told in `Retry-After`. Default 60 s.
+    pub retry_after: Duration,
+}
+
+impl Default for Maintenance {
+    fn default() -> Self {
+        Self {
+            allow: IpSet::default(),
+            page: None,
+            retry_after: Duration::from_secs(60),
+        }
+    }
 }
 
 impl Default for Limits {
@@ -135,6 +160,8 @@ impl Default for Limits {
             connections: 20_000,
             upstream_keep_alive: 512,
             attempts: 3,
+            held_requests: 10_000,
+            held_bytes: 64 << 20,
         }
     }
 }

@@ -38,6 +38,7 @@ pub const TABLES: &[&Table] = &[
     &LISTEN,
     &TIMEOUTS,
     &LIMITS,
+    &MAINTENANCE,
     &LOG,
     &LOG_ACCESS,
     &SITE,
@@ -116,6 +117,7 @@ pub const ROOT: Table = Table {
         key("listen", "table", ""),
         key("timeouts", "table", ""),
         key("limits", "table", ""),
+        key("maintenance", "table", ""),
         key("log", "table", ""),
         key("site", "list of tables", ""),
         key("service", "table", ""),
@@ -173,6 +175,18 @@ pub const LIMITS: Table = Table {
         key("connections", "number", "20000"),
         key("upstream_keep_alive", "number", "512"),
         key("attempts", "number", "3"),
+        key("held_requests", "number", "10000"),
+        key("held_bytes", "size", r#""64MiB""#),
+    ],
+};
+
+/// `[maintenance]`.
+pub const MAINTENANCE: Table = Table {
+    path: "maintenance",
+    keys: &[
+        key("allow", "list of networks", "[]"),
+        key("page", "path", ""),
+        key("retry_after", "duration", r#""60s""#),
     ],
 };
 

@@ -1,11 +1,17 @@
 //! One published generation of a slot, and the claim that a request holds on it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use http::Method;
 
 use super::claim::ClaimWord;
+use super::in_flight::{InFlight, List};
 use super::registry::Registry;
 use super::slot::Slot;
+use super::stream_end::StreamEnd;
 use crate::model::{Generation, Kind};
 
 /// A generation: what a request claims and what drains.
@@ -16,6 +22,7 @@ pub struct Pool {
     id: u64,
     claims: ClaimWord,
     connections: Arc<Registry>,
+    list: List,
 }
 
 impl Pool {
@@ -28,6 +35,7 @@ impl Pool {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             claims: ClaimWord::new(),
             connections: Arc::default(),
+            list: List::default(),
         });
         pool.slot.adopt(&pool);
         pool
@@ -69,7 +77,21 @@ impl Pool {
         self.claims.try_claim(Kind::Request.index()).then(|| Claim {
             pool: Arc::clone(self),
             kind: Kind::Request,
+            listed: None,
         })
+    }
+
+    /// What is in flight, the oldest first, at most `limit`.
+    #[must_use]
+    pub fn in_flight(&self, limit: usize) -> Vec<InFlight> {
+        self.list.oldest(limit)
+    }
+
+    /// Every stream of that kind, to be ended.
+    #[must_use]
+    pub fn ends(&self, kind: Kind) -> Vec<Arc<StreamEnd>> {
+        let of_kind = self.list.all().into_iter().filter(|one| one.kind == kind);
+        of_kind.filter_map(|one| one.end).collect()
     }
 }
 
@@ -80,6 +102,8 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 pub struct Claim {
     pool: Arc<Pool>,
     kind: Kind,
+    /// Its number among those in flight.
+    listed: Option<u64>,
 }
 
 impl Claim {
@@ -95,8 +119,18 @@ impl Claim {
         self.kind
     }
 
-    /// Counts as another kind from now on, in one step.
-    pub fn reclassify(&mut self, kind: Kind) {
+    /// Says whose place it is, for whoever asks what is in flight.
+    pub fn describe(&mut self, method: &Method, path: &str, client: IpAddr, now: Instant) {
+        if self.listed.is_none() {
+            self.listed = Some(self.pool.list.enter(method, path, client, now));
+        }
+    }
+
+    /// Counts as another kind from now on, in one step; `end` ends it early.
+    pub fn reclassify(&mut self, kind: Kind, end: Option<Arc<StreamEnd>>) {
+        if let Some(number) = self.listed {
+            self.pool.list.becomes(number, kind, end);
+        }
         if self.kind != kind {
             self.pool.claims.reclassify(self.kind.index(), kind.index());
             self.kind = kind;
@@ -106,6 +140,9 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        if let Some(number) = self.listed {
+            self.pool.list.leave(number);
+        }
         self.pool.claims.release(self.kind.index());
     }
 }

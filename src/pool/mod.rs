@@ -13,10 +13,14 @@
 
 mod balance;
 mod claim;
+mod closed;
 mod generation;
+mod hold;
+mod in_flight;
 mod registry;
 mod route;
 mod slot;
+mod stream_end;
 mod table;
 mod upstream;
 
@@ -27,9 +31,13 @@ mod sync {
 
 pub use balance::{Affinity, NoUpstream, Picked};
 pub use claim::ClaimWord;
+pub use closed::{Closed, Doors, Notice};
 pub use generation::{Claim, Pool};
+pub use hold::{Entered, HoldLimits, HoldState, Holds, Turn, Waiting};
+pub use in_flight::InFlight;
 pub use registry::Registry;
 pub use route::{Candidate, Found, NotFound, RequestView, Routes, SiteEntry, host_of};
 pub use slot::{Slot, SlotSettings};
+pub use stream_end::StreamEnd;
 pub use table::{LiveTable, ServiceEntry, Table};
 pub use upstream::{Attempt, Availability, ProbeRecord, Target, Upstream, UpstreamUse};

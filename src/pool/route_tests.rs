@@ -109,12 +109,14 @@ fn routes(sites: Vec<Site>) -> Routes {
             upstream_idle: second,
             stream_idle: second,
         },
+        maintenance: crate::config::Maintenance::default(),
         limits: Limits {
             request_head_bytes: 1,
             request_target_bytes: 1,
             connections: 1,
             upstream_keep_alive: 1,
             attempts: 1,
+            ..Limits::default()
         },
         log: Log {
             access: AccessLog {

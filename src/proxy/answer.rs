@@ -4,6 +4,8 @@
 //! is HTML for browsers, JSON for API clients, else plain text. It never repeats anything that
 //! the client sent.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use pingora::http::ResponseHeader;
@@ -12,6 +14,7 @@ use pingora::{Error, ErrorSource, ErrorType as Kind, Result};
 
 use super::head::Refusal;
 use crate::model::ErrorType;
+use crate::pool::Notice;
 
 /// Seconds after which a client may try again when no upstream was available.
 const RETRY_AFTER_SECONDS: u32 = 5;
@@ -146,6 +149,70 @@ pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<(
     Ok(())
 }
 
+/// Writes the maintenance page.
+pub(super) async fn closed(
+    session: &mut Session,
+    notice: &Notice,
+    page: Option<&Bytes>,
+    retry_after: Duration,
+) -> Result<()> {
+    const DEFAULT: &str = "This service is down for maintenance and will be back soon.";
+    let request = session.req_header();
+    let form = Form::wanted(&request.headers);
+    let message = notice.message.as_deref().unwrap_or(DEFAULT);
+    let body = match (form, page) {
+        (Form::Html, Some(page)) => page.clone(),
+        (Form::Html, None) => Bytes::from(form.page(503, "Maintenance", &escaped(message))),
+        (Form::Text, _) => Bytes::from(format!("{message}\n")),
+        (Form::Json, _) => Bytes::from(format!(
+            "{}\n",
+            serde_json::json!({"error": {
+                "status": 503,
+                "code": ErrorType::DestinationUnavailable.as_str(),
+                "message": message,
+            }})
+        )),
+    };
+    let head_only = request.method == Method::HEAD;
+    let mut head = ResponseHeader::build(503, Some(6))?;
+    head.insert_header(header::CONTENT_TYPE, form.content_type())?;
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    head.insert_header(header::CACHE_CONTROL, "no-store")?;
+    head.insert_header(
+        "Proxy-Status",
+        format!(
+            "cutover; error={}; details=\"maintenance\"",
+            ErrorType::DestinationUnavailable.as_str()
+        ),
+    )?;
+    head.insert_header("Retry-After", retry_after.as_secs().max(1))?;
+    if !session.as_mut().is_body_done() {
+        session.set_keepalive(None);
+    }
+    session
+        .write_response_header(Box::new(head), head_only)
+        .await?;
+    if !head_only {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// Text as HTML.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            letter => escaped.push(letter),
+        }
+    }
+    escaped
+}
+
 /// Writes a permanent redirect that keeps method and body (RFC 9110 §15.4.9).
 pub(super) async fn redirect(session: &mut Session, location: &str) -> Result<()> {
     let mut head = ResponseHeader::build(308, Some(3))?;
@@ -198,6 +265,20 @@ impl Form {
         }
     }
 
+    /// The built-in page. `text` is HTML.
+    fn page(self, status: u16, title: &str, text: &str) -> String {
+        format!(
+            "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+             <title>{status} {title}</title>\
+             <style>body{{font:16px/1.5 system-ui,sans-serif;margin:15vh auto;\
+             max-width:32rem;padding:0 1rem;color:#222;background:#fff}}\
+             h1{{font-size:1.5rem}}@media(prefers-color-scheme:dark)\
+             {{body{{color:#ddd;background:#181818}}}}</style></head>\n\
+             <body><h1>{status} {title}</h1><p>{text}</p></body>\n</html>\n"
+        )
+    }
+
     fn body(self, refusal: &Refusal) -> String {
         let Refusal { status, error, why } = refusal;
         let reason = StatusCode::from_u16(*status)
@@ -206,16 +287,7 @@ impl Form {
             .unwrap_or("Error");
         match self {
             Self::Text => format!("{status} {reason}\n{why}\n"),
-            Self::Html => format!(
-                "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\">\
-                 <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-                 <title>{status} {reason}</title>\
-                 <style>body{{font:16px/1.5 system-ui,sans-serif;margin:15vh auto;\
-                 max-width:32rem;padding:0 1rem;color:#222;background:#fff}}\
-                 h1{{font-size:1.5rem}}@media(prefers-color-scheme:dark)\
-                 {{body{{color:#ddd;background:#181818}}}}</style></head>\n\
-                 <body><h1>{status} {reason}</h1><p>{why}</p></body>\n</html>\n"
-            ),
+            Self::Html => self.page(*status, reason, why),
             Self::Json => format!(
                 "{{\"error\":{{\"status\":{status},\"code\":\"{}\",\"message\":\"{why}\"}}}}\n",
                 error.as_str()
@@ -244,6 +316,11 @@ mod tests {
         assert_eq!(form(&[]), Form::Text);
         assert_eq!(form(&[("accept", "application/problem+json")]), Form::Json);
         assert_eq!(form(&[("content-type", "application/json")]), Form::Json);
+    }
+
+    #[test]
+    fn what_a_person_wrote_is_shown_and_not_run() {
+        assert_eq!(escaped("<b>&\"x\""), "&lt;b&gt;&amp;&quot;x&quot;");
     }
 
     #[test]

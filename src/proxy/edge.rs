@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -15,20 +17,23 @@ use pingora::{Error, ErrorType as Fault, Result};
 use super::access_log::{AccessLog, Line, logged_path};
 use super::answer;
 use super::connect;
+use super::event_stream::EventStream;
 use super::exchange::Exchange;
 use super::forwarded;
 use super::front::Connection;
 use super::head::{self, Refusal};
 use super::request::{
-    STICKY_COOKIE, View, https_location, is_event_stream, is_grpc, milliseconds, normalize, pace,
-    protocol, request_id, sticky_cookie,
+    STICKY_COOKIE, View, client_leaves, held_bytes, https_location, is_event_stream, is_grpc,
+    milliseconds, normalize, pace, protocol, request_id, sticky_cookie,
 };
 use super::settings::Settings;
 use crate::clock;
 use crate::config::{Balance, Tls};
 use crate::metrics::{ColorMetrics, Metrics, RequestOutcome};
-use crate::model::{ErrorType, Kind, Scheme};
-use crate::pool::{Affinity, Attempt, LiveTable, NotFound, host_of};
+use crate::model::{ErrorType, Kind, Scheme, ServiceName};
+use crate::pool::{
+    Affinity, Attempt, Doors, Entered, HoldLimits, LiveTable, NotFound, Notice, Waiting, host_of,
+};
 
 /// The data plane behind every listener.
 #[derive(Debug)]
@@ -38,6 +43,7 @@ pub struct Edge {
     unrouted: Arc<ColorMetrics>,
     log: AccessLog,
     leaving: Arc<AtomicBool>,
+    doors: Arc<Doors>,
 }
 
 impl Edge {
@@ -50,6 +56,7 @@ impl Edge {
         metrics: &Metrics,
         log: AccessLog,
         leaving: Arc<AtomicBool>,
+        doors: Arc<Doors>,
     ) -> Self {
         Self {
             table,
@@ -57,6 +64,7 @@ impl Edge {
             unrouted: metrics.unrouted(),
             log,
             leaving,
+            doors,
         }
     }
 
@@ -140,10 +148,60 @@ impl Edge {
                 "This site is served over TLS with a client certificate only.",
             ));
         }
+        let service = table.service(found.service).ok_or(UNAVAILABLE)?;
+        let closed = self.doors.closed.load();
+        if let Some(notice) = closed.notice(&found.site.name, &service.name, exchange.client.ip) {
+            exchange.error = Some(ErrorType::DestinationUnavailable);
+            exchange.metrics = service
+                .pool
+                .as_ref()
+                .map(|pool| Arc::clone(pool.slot().metrics()));
+            return Ok(Admitted::Closed(Arc::clone(notice)));
+        }
+        if self.doors.holds.are_any() {
+            let limits = HoldLimits {
+                requests: settings.limits.held_requests,
+                bytes: settings.limits.held_bytes,
+            };
+            let bytes = held_bytes(request);
+            let now = clock::now();
+            match self.doors.holds.enter(&service.name, now, bytes, limits) {
+                Entered::Pass => {}
+                Entered::Wait(waiting) => {
+                    return Ok(Admitted::Held(service.name.clone(), waiting));
+                }
+                Entered::Full => return Err(HOLD_FULL),
+            }
+        }
         let claim = self.table.claim(&table, found.service).ok_or(UNAVAILABLE)?;
-        exchange.metrics = Some(Arc::clone(claim.pool().slot().metrics()));
-        exchange.claim = Some(claim);
+        exchange.claimed(claim, request);
         Ok(Admitted::Proxy)
+    }
+
+    /// Waits until a held request may go on, claims the pool that is live then.
+    async fn wait(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        service: &ServiceName,
+        mut waiting: Waiting,
+    ) -> Result<Result<(), Refusal>> {
+        let until = tokio::time::Instant::from_std(waiting.until());
+        let turn = tokio::select! {
+            biased;
+            turn = waiting.turn() => turn,
+            left = client_leaves(session) => return Err(left),
+            () = tokio::time::sleep_until(until) => {
+                waiting.gave_up();
+                return Ok(Err(HELD_TOO_LONG));
+            }
+        };
+        exchange.turn = Some(turn);
+        let Some(claim) = self.table.claim_again(service) else {
+            return Ok(Err(UNAVAILABLE));
+        };
+        exchange.claimed(claim, session.req_header());
+        Ok(Ok(()))
     }
 
     /// Deadlines of this request on the client's side.
@@ -169,7 +227,7 @@ impl Edge {
         let unavailable = || Error::new_in(Fault::HTTPStatus(503));
         let settings = self.settings.load();
         if exchange.attempts.made > 0 {
-            self.move_with_the_switch(exchange);
+            self.move_with_the_switch(session.req_header(), exchange);
         }
         let claim = exchange.claim.as_ref().ok_or_else(unavailable)?;
         let slot = claim.pool().slot();
@@ -204,7 +262,7 @@ impl Edge {
 
     /// Before a repetition: claims the live pool if the claimed one is no longer live, so that
     /// nothing is sent to an upstream that is known to be leaving.
-    fn move_with_the_switch(&self, exchange: &mut Exchange) {
+    fn move_with_the_switch(&self, request: &RequestHeader, exchange: &mut Exchange) {
         let Some(claim) = &exchange.claim else {
             return;
         };
@@ -215,8 +273,7 @@ impl Edge {
             .and_then(|entry| entry.pool.as_ref())
             .is_some_and(|live| Arc::ptr_eq(live, claim.pool()));
         if !still_live && let Some(moved) = self.table.claim_again(slot.service()) {
-            exchange.metrics = Some(Arc::clone(moved.pool().slot().metrics()));
-            exchange.claim = Some(moved);
+            exchange.claimed(moved, request);
         }
     }
 
@@ -245,7 +302,21 @@ impl Edge {
 enum Admitted {
     Proxy,
     Redirect(String),
+    Closed(Arc<Notice>),
+    Held(ServiceName, Waiting),
 }
+
+const HOLD_FULL: Refusal = Refusal::new(
+    503,
+    ErrorType::ConnectionLimitReached,
+    "Too many requests are waiting already.",
+);
+
+const HELD_TOO_LONG: Refusal = Refusal::new(
+    503,
+    ErrorType::DestinationUnavailable,
+    "The service did not come back in time.",
+);
 
 const UNAVAILABLE: Refusal = Refusal::new(
     503,
@@ -267,6 +338,21 @@ impl ProxyHttp for Edge {
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         match self.admit(session, exchange) {
             Ok(Admitted::Proxy) => Ok(false),
+            Ok(Admitted::Held(service, waiting)) => {
+                match self.wait(session, exchange, &service, waiting).await? {
+                    Ok(()) => Ok(false),
+                    Err(refusal) => {
+                        exchange.error = Some(refusal.error);
+                        answer::refuse(session, &refusal).await?;
+                        Ok(true)
+                    }
+                }
+            }
+            Ok(Admitted::Closed(notice)) => {
+                let closed = self.doors.closed.load_full();
+                answer::closed(session, &notice, closed.page.as_ref(), closed.retry_after).await?;
+                Ok(true)
+            }
             Ok(Admitted::Redirect(location)) => {
                 answer::redirect(session, &location).await?;
                 Ok(true)
@@ -333,12 +419,15 @@ impl ProxyHttp for Edge {
                 port: exchange.local_port,
                 request_id: &exchange.request_id,
             },
-        )
+        )?;
+        // The next one that was held may go.
+        exchange.turn = None;
+        Ok(())
     }
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
@@ -356,9 +445,20 @@ impl ProxyHttp for Edge {
         };
         self.record(exchange, attempt, None);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            exchange.becomes(Kind::WebSocket);
+            let end = Connection::of(session).map(|connection| connection.upgraded());
+            exchange.becomes(Kind::WebSocket, end);
         } else if is_event_stream(response) {
-            exchange.becomes(Kind::Sse);
+            // What is compressed cannot be cut between two events.
+            if !response.headers.contains_key(header::CONTENT_ENCODING)
+                && !response.headers.contains_key(header::CONTENT_LENGTH)
+            {
+                exchange.events = Some(EventStream::new(exchange.connection));
+            }
+            let end = exchange
+                .events
+                .as_ref()
+                .map(|events| Arc::clone(events.end()));
+            exchange.becomes(Kind::Sse, end);
         }
         if exchange.set_cookie
             && let Some(used) = &exchange.upstream
@@ -373,6 +473,19 @@ impl ProxyHttp for Edge {
             )?;
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        if let Some(events) = &mut exchange.events {
+            events.pass(body);
+        }
+        Ok(None)
     }
 
     fn fail_to_connect(
@@ -439,6 +552,15 @@ impl ProxyHttp for Edge {
         exchange: &mut Exchange,
     ) -> FailToProxy {
         let written = session.response_written().map(|head| head.status.as_u16());
+        let farewell = exchange.events.as_ref().and_then(EventStream::farewell);
+        if let (Some(status), Some(farewell)) = (written, farewell) {
+            let ended = session.write_response_body(Some(farewell), true).await;
+            exchange.error = ended.err().map(|_| ErrorType::HttpResponseIncomplete);
+            return FailToProxy {
+                error_code: status,
+                can_reuse_downstream: false,
+            };
+        }
         let refusal = answer::classify(error);
         exchange.error = refusal.as_ref().map(|refusal| refusal.error);
         let error_code = match (written, refusal) {
@@ -507,7 +629,7 @@ impl Edge {
         exchange: &Exchange,
         settings: &Settings,
         status: u16,
-        took: std::time::Duration,
+        took: Duration,
     ) {
         let request = session.req_header();
         let slot = exchange.claim.as_ref().map(|claim| claim.pool().slot());

@@ -5,12 +5,15 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pingora::http::RequestHeader;
+
 use crate::clock;
 use crate::metrics::ColorMetrics;
 use crate::model::{ErrorType, Kind};
-use crate::pool::{Claim, UpstreamUse};
+use crate::pool::{Claim, StreamEnd, Turn, UpstreamUse};
 
 use super::connect::Pace;
+use super::event_stream::EventStream;
 use super::forwarded::Client;
 
 /// Upstreams remembered as tried; more attempts than this are not configured by anyone.
@@ -26,6 +29,8 @@ pub struct Exchange {
     pub(super) local_port: u16,
     pub(super) request_id: String,
     pub(super) pace: Pace,
+    /// The turn of a request that was held; given on once its head is on its way.
+    pub(super) turn: Option<Turn>,
     /// Given back when the request ends in whatever way.
     pub(super) claim: Option<Claim>,
     pub(super) upstream: Option<UpstreamUse>,
@@ -39,6 +44,8 @@ pub struct Exchange {
     /// Descriptor of the upstream connection, if it is not shared.
     pub(super) connection: Option<RawFd>,
     pub(super) error: Option<ErrorType>,
+    /// The response is an event stream that can be ended between two events.
+    pub(super) events: Option<EventStream>,
 }
 
 /// The upstreams that already failed this request.
@@ -77,6 +84,7 @@ impl Exchange {
             local_port: 0,
             request_id: String::new(),
             pace: Pace::Exchange,
+            turn: None,
             claim: None,
             upstream: None,
             metrics: None,
@@ -86,7 +94,16 @@ impl Exchange {
             first_byte: None,
             connection: None,
             error: None,
+            events: None,
         }
+    }
+
+    /// Goes to the pool of `claim`, and is counted and listed there.
+    pub(super) fn claimed(&mut self, mut claim: Claim, request: &RequestHeader) {
+        let path = request.uri.path();
+        claim.describe(&request.method, path, self.client.ip, self.started);
+        self.metrics = Some(Arc::clone(claim.pool().slot().metrics()));
+        self.claim = Some(claim);
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -94,11 +111,11 @@ impl Exchange {
     }
 
     /// Counts as `kind` from now on, and lets a drain end its connection with that kind.
-    pub(super) fn becomes(&mut self, kind: Kind) {
+    pub(super) fn becomes(&mut self, kind: Kind, end: Option<Arc<StreamEnd>>) {
         let Some(claim) = &mut self.claim else {
             return;
         };
-        claim.reclassify(kind);
+        claim.reclassify(kind, end);
         if let Some(fd) = self.connection {
             claim.pool().connections().carries(fd, kind);
         }
@@ -109,7 +126,7 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         // A connection that carried a stream may be kept and carry a request next.
         if self.kind() != Kind::Request {
-            self.becomes(Kind::Request);
+            self.becomes(Kind::Request, None);
         }
     }
 }

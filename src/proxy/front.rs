@@ -9,13 +9,16 @@
 use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
@@ -27,6 +30,8 @@ use pingora::proxy::Session;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::time::Sleep;
 
+use super::websocket::{ANSWER_DEADLINE, Frames, Head, close_for_client, close_for_upstream};
+use crate::pool::StreamEnd;
 use crate::tls::TlsInfo;
 
 const AWAITING_HEAD: u8 = 0;
@@ -51,12 +56,23 @@ pub(super) struct Connection {
     pub(super) local: SocketAddr,
     /// Name and certificate of the handshake; `None` for plain HTTP.
     pub(super) tls: Option<Arc<TlsInfo>>,
+    /// Its socket, open for as long as a request of it is served.
+    socket: RawFd,
+    /// Set when the connection has become a WebSocket: how its end is asked for.
+    websocket: OnceLock<Arc<StreamEnd>>,
     head: AtomicU8,
 }
 
 impl Connection {
-    pub(super) fn new(peer: IpAddr, local: SocketAddr, tls: Option<Arc<TlsInfo>>) -> Arc<Self> {
+    pub(super) fn new(
+        socket: RawFd,
+        peer: IpAddr,
+        local: SocketAddr,
+        tls: Option<Arc<TlsInfo>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            socket,
+            websocket: OnceLock::new(),
             peer,
             local,
             tls,
@@ -73,6 +89,23 @@ impl Connection {
             .user_data
             .as_ref()?
             .downcast_ref()
+    }
+
+    /// It becomes a WebSocket with the head that is written next. Its end can be asked for.
+    pub(super) fn upgraded(&self) -> Arc<StreamEnd> {
+        Arc::clone(self.websocket.get_or_init(Arc::default))
+    }
+
+    /// Whether the client has ended its side. Only to be asked while a request is served: the
+    /// socket is open then.
+    pub(super) fn is_gone(&self) -> bool {
+        // Reading nothing leaves everything in place, and still says that the end has come.
+        let mut seen = [0; 1];
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        match recv(self.socket, &mut seen, flags) {
+            Ok(read) => read == 0,
+            Err(errno) => !matches!(errno, Errno::EAGAIN | Errno::EINTR),
+        }
     }
 
     /// The head of the current request was read.
@@ -98,6 +131,22 @@ pub(super) struct Front {
     /// Bytes of the preface still to come; 0 for HTTP/1.
     preface_left: usize,
     h2: bool,
+    websocket: Option<Box<WebSocket>>,
+}
+
+/// A connection that has become a WebSocket.
+#[derive(Debug)]
+struct WebSocket {
+    end: Arc<StreamEnd>,
+    head: Head,
+    to_client: Frames,
+    to_upstream: Frames,
+    /// What is left to write of the Close frame for the client; `None`: not begun.
+    farewell: Option<Vec<u8>>,
+    /// What is left to give of the Close frame for the upstream; `None`: not begun.
+    notice: Option<Vec<u8>>,
+    /// Until when the client may answer.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Front {
@@ -122,7 +171,142 @@ impl Front {
             deadline: None,
             preface_left: if h2 { PREFACE_BYTES } else { 0 },
             h2,
+            websocket: None,
         })
+    }
+
+    /// What follows the frames, once the connection is a WebSocket.
+    fn websocket(&mut self) -> Option<&mut WebSocket> {
+        if self.websocket.is_none() {
+            let end = self.connection.websocket.get()?;
+            self.websocket = Some(Box::new(WebSocket {
+                end: Arc::clone(end),
+                head: Head::default(),
+                to_client: Frames::default(),
+                to_upstream: Frames::default(),
+                farewell: None,
+                notice: None,
+                deadline: None,
+            }));
+        }
+        self.websocket.as_deref_mut()
+    }
+
+    /// Says goodbye to the client, when that is wanted and nothing is half said.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let Self {
+            websocket: Some(websocket),
+            stream,
+            ..
+        } = self
+        else {
+            return Poll::Ready(Ok(()));
+        };
+        if websocket.farewell.is_none() {
+            let ready = websocket.head.is_over() && websocket.to_client.is_between();
+            if !websocket.end.is_asked() || !ready || websocket.to_client.has_closed() {
+                return Poll::Ready(Ok(()));
+            }
+            websocket.farewell = Some(close_for_client());
+            websocket.deadline = Some(Box::pin(tokio::time::sleep(ANSWER_DEADLINE)));
+        }
+        while let Some(left) = websocket.farewell.as_mut().filter(|left| !left.is_empty()) {
+            let written = ready!(Pin::new(&mut *stream).poll_write(cx, left))?;
+            left.drain(..written);
+        }
+        Pin::new(stream).poll_flush(cx)
+    }
+
+    fn poll_read_websocket(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        loop {
+            if let Some(websocket) = self.websocket() {
+                websocket.end.wake_later(0, cx.waker());
+            }
+            // Goodbye waits for no reader: a client that does not read is cut at the deadline.
+            if let Poll::Ready(Err(error)) = self.poll_farewell(cx) {
+                return Poll::Ready(Err(error));
+            }
+            let Self {
+                websocket: Some(websocket),
+                stream,
+                ..
+            } = self
+            else {
+                return Poll::Ready(Ok(()));
+            };
+            if websocket.farewell.is_some() && websocket.to_upstream.is_between() {
+                let notice = websocket
+                    .notice
+                    .get_or_insert_with(|| close_for_upstream(fastrand::u32(..).to_be_bytes()));
+                if !notice.is_empty() {
+                    let given = notice.len().min(buf.remaining());
+                    buf.put_slice(&notice[..given]);
+                    notice.drain(..given);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            let saying_goodbye = websocket.notice.is_some();
+            if saying_goodbye && websocket.to_upstream.has_closed() {
+                // The client has answered: nothing more comes.
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(deadline) = &mut websocket.deadline
+                && deadline.as_mut().poll(cx).is_ready()
+                && saying_goodbye
+            {
+                return Poll::Ready(Ok(()));
+            }
+            if !saying_goodbye {
+                let before = buf.filled().len();
+                ready!(Pin::new(stream).poll_read(cx, buf))?;
+                websocket.to_upstream.follow(&buf.filled()[before..]);
+                return Poll::Ready(Ok(()));
+            }
+            // The upstream knows: what the client says now is only looked at for its answer.
+            let mut bytes = [0; 4_096];
+            let mut dropped = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(stream).poll_read(cx, &mut dropped))?;
+            if dropped.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            websocket.to_upstream.follow(dropped.filled());
+        }
+    }
+
+    fn poll_write_websocket(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        ready!(self.poll_farewell(cx))?;
+        let Self {
+            websocket: Some(websocket),
+            stream,
+            ..
+        } = self
+        else {
+            return Poll::Ready(Ok(0));
+        };
+        if websocket.farewell.is_some() {
+            // Nothing follows a Close frame (RFC 6455 §5.5.1).
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let mut head = websocket.head;
+        let mut part = head.follow(buf);
+        if part == 0 {
+            part = buf.len();
+            if websocket.end.is_asked() {
+                part = websocket.to_client.rest_of_message(buf);
+            }
+        }
+        let written = ready!(Pin::new(stream).poll_write(cx, &buf[..part]))?;
+        let in_head = websocket.head.follow(&buf[..written]);
+        websocket.to_client.follow(&buf[in_head..written]);
+        Poll::Ready(Ok(written))
     }
 
     /// Whether the head (or the preface) is being waited for with a deadline.
@@ -163,6 +347,9 @@ impl AsyncRead for Front {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        if self.websocket().is_some() {
+            return self.poll_read_websocket(cx, buf);
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         match polled {
@@ -204,6 +391,9 @@ impl AsyncWrite for Front {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<std::io::Result<usize>> {
+        if self.websocket().is_some() {
+            return self.poll_write_websocket(cx, buf);
+        }
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -220,6 +410,10 @@ impl AsyncWrite for Front {
         cx: &mut Context<'_>,
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
+        if self.websocket().is_some() {
+            let first = bufs.iter().find(|buf| !buf.is_empty());
+            return self.poll_write_websocket(cx, first.map_or(&[], |buf| buf));
+        }
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 

@@ -109,6 +109,7 @@ mod tests {
             connections: 1,
             upstream_keep_alive: 1,
             attempts: 1,
+            ..Limits::default()
         }
     }
 

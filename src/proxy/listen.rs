@@ -5,6 +5,7 @@
 //! returns as soon as no connection is left.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -287,6 +288,7 @@ impl Server {
         let (Ok(local), Ok(())) = (socket.local_addr(), socket.set_nodelay(true)) else {
             return;
         };
+        let descriptor = socket.as_raw_fd();
         let head_timeout = self.settings.load().timeouts.request_head;
         let (stream, tls, h2): (Stream, _, bool) = if https {
             let accepted = self
@@ -310,7 +312,7 @@ impl Server {
                 Ok(Err(_)) | Err(_) => return,
             }
         };
-        let connection = Connection::new(peer.ip().to_canonical(), local, tls);
+        let connection = Connection::new(descriptor, peer.ip().to_canonical(), local, tls);
         let Ok(front) = Front::new(stream, connection, head_timeout, h2) else {
             return;
         };

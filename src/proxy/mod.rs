@@ -14,6 +14,7 @@ mod access_log;
 mod answer;
 mod connect;
 mod edge;
+mod event_stream;
 mod exchange;
 mod forwarded;
 mod front;
@@ -21,6 +22,7 @@ mod head;
 mod listen;
 mod request;
 mod settings;
+mod websocket;
 
 pub use access_log::AccessLog;
 pub use edge::Edge;

@@ -1,10 +1,14 @@
 //! What the phases read off a request and an answer: pure functions of their heads.
 
+use std::time::Duration;
+
 use http::{HeaderName, Method, Uri, header, uri};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
+use pingora::{Error, ErrorType};
 
 use super::connect::Pace;
+use super::front::Connection;
 use crate::model::normalize_path;
 use crate::pool::RequestView;
 
@@ -101,7 +105,7 @@ pub(super) fn protocol(session: &Session) -> &'static str {
     }
 }
 
-pub(super) fn milliseconds(time: std::time::Duration) -> f64 {
+pub(super) fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
@@ -133,5 +137,35 @@ impl RequestView for View<'_> {
 
     fn client_ip(&self) -> std::net::IpAddr {
         self.client
+    }
+}
+/// What a request that waits keeps in memory: its head.
+pub(super) fn held_bytes(request: &RequestHeader) -> usize {
+    let fields = request.headers.iter();
+    let fields: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    request.raw_path().len() + fields
+}
+
+/// How often a client is looked at that may still send its body: nothing is read from it
+/// meanwhile, so its end is not seen by itself.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Ends when the client does.
+pub(super) async fn client_leaves(session: &mut Session) -> Box<Error> {
+    let downstream = session.as_mut();
+    if downstream.is_body_empty() || downstream.is_body_done() {
+        return match downstream.read_body_or_idle(true).await {
+            Err(error) => error.into_down(),
+            // Another request on the same connection before this one was answered.
+            Ok(_) => Error::new_down(ErrorType::ConnectionClosed),
+        };
+    }
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if Connection::of(session).is_some_and(|connection| connection.is_gone()) {
+            return Error::new_down(ErrorType::ConnectionClosed);
+        }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{broadcast, oneshot, watch};
@@ -16,24 +16,30 @@ use tracing::{error, info, warn};
 
 use super::driver::Driver;
 use super::gate::SlotReport;
+use super::journal::Save;
 use super::machine::{
     Command, Effect, Event, Input, Machine, Member, Order, Progress, Rules, Sample, Ticket,
 };
 use super::outcome::{Outcome, Refusal};
-use super::record::Book;
+use super::record::{Book, Recorded, StackRecord};
 use super::recover::{live_of, remember};
 use super::request::By;
 use super::select::{Candidate, select};
 use super::status::{Phase, StackStatus};
-use super::store::Save;
-use super::switchboard::{Install, Layout, Message, Request, Setup, Stamped};
+use super::switchboard::{Install, Layout, Message, Notes, Request, Setup, Stamped};
 use super::verdict::Judge;
 use crate::clock;
 use crate::config::Service;
 use crate::model::{Color, Generation, ServiceName, StackName};
 
 /// Results of finished commands that are remembered by id.
-const RESULTS_KEPT: usize = 64;
+const RESULTS_KEPT: usize = 256;
+
+/// For how long, in milliseconds: a day.
+const RESULT_AGE_MS: u64 = 86_400_000;
+
+/// Between a failed write of what no machine waits for and the next attempt.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Controller {
     driver: Arc<dyn Driver>,
@@ -47,6 +53,9 @@ pub(super) struct Controller {
     inbox: UnboundedReceiver<Message>,
     status: watch::Sender<Arc<[StackStatus]>>,
     events: broadcast::Sender<Stamped>,
+    /// What is wrong with the journal: nothing is switched before its repair.
+    damage: Option<String>,
+    notes: watch::Sender<Notes>,
 }
 
 /// What is being written and what comes next.
@@ -56,14 +65,15 @@ struct Pen {
     flying: Vec<(StackName, Ticket)>,
     waiting: Vec<(StackName, Ticket)>,
     dirty: bool,
-    flushes: Vec<oneshot::Sender<()>>,
+    flushes: Vec<oneshot::Sender<Result<(), String>>>,
+    /// Why the last write failed, and when the next attempt is.
+    failed: Option<(String, Instant)>,
 }
 
 /// Commands by the id that their client chose.
 #[derive(Default)]
 struct Ids {
     running: HashMap<String, Generation>,
-    finished: VecDeque<(String, Outcome)>,
 }
 
 impl Controller {
@@ -72,8 +82,13 @@ impl Controller {
         clock: fn() -> Instant,
         inbox: UnboundedReceiver<Message>,
         events: broadcast::Sender<Stamped>,
-    ) -> (Self, watch::Receiver<Arc<[StackStatus]>>) {
+    ) -> (
+        Self,
+        watch::Receiver<Arc<[StackStatus]>>,
+        watch::Receiver<Notes>,
+    ) {
         let (status, watcher) = watch::channel(Arc::from([]));
+        let (notes, noted) = watch::channel(Notes::default());
         let mut controller = Self {
             driver: setup.driver,
             judge: setup.judge,
@@ -86,17 +101,21 @@ impl Controller {
             inbox,
             status,
             events,
+            damage: setup.damage,
+            notes,
         };
         controller.adopt(&setup.services);
         controller.show();
-        (controller, watcher)
+        (controller, watcher, noted)
     }
 
     pub(super) async fn run(mut self) {
         loop {
             self.pen.write(&self.book);
             self.show();
-            let deadline = self.stacks.values().filter_map(Machine::deadline).min();
+            let again = self.pen.failed.as_ref().map(|(_, again)| *again);
+            let deadlines = self.stacks.values().filter_map(Machine::deadline);
+            let deadline = deadlines.chain(again).min();
             tokio::select! {
                 message = self.inbox.recv() => match message {
                     Some(message) => self.message(message),
@@ -125,12 +144,55 @@ impl Controller {
                 let said = self.reconfigure(&services, install);
                 let _ = warnings.send(said);
             }
-            Message::Flush { done } => self.pen.flushes.push(done),
+            Message::Flush { goodbye, done } => {
+                if goodbye && self.damage.is_none() {
+                    self.book.clean = true;
+                    self.pen.dirty = true;
+                }
+                self.pen.flushes.push(done);
+            }
+            Message::Freeze { freeze, done } => {
+                self.book.freeze = freeze;
+                self.note(done);
+            }
+            Message::Maintain { changes, done } => {
+                for (key, record) in changes {
+                    match record {
+                        Some(record) => drop(self.book.maintenance.insert(key, record)),
+                        None => drop(self.book.maintenance.remove(&key)),
+                    }
+                }
+                self.note(done);
+            }
+            Message::Repair { repair, done } => {
+                let repaired = repair(&self.book);
+                if repaired.is_ok() {
+                    self.damage = None;
+                    self.pen.dirty = true;
+                }
+                // Whoever is gone no longer waits.
+                let _ = done.send(repaired);
+            }
         }
+    }
+
+    /// What was changed is to be on disk before the answer.
+    fn note(&mut self, done: oneshot::Sender<Result<(), String>>) {
+        self.pen.dirty = true;
+        self.pen.flushes.push(done);
     }
 
     fn tick(&mut self) {
         let now = (self.clock)();
+        if self
+            .pen
+            .failed
+            .as_ref()
+            .is_some_and(|(_, again)| *again <= now)
+        {
+            self.pen.failed = None;
+            self.pen.dirty = true;
+        }
         let due = |machine: &Machine| machine.deadline().is_some_and(|at| at <= now);
         let due: Vec<_> = self
             .stacks
@@ -146,7 +208,8 @@ impl Controller {
     fn ask(&mut self, request: Request, progress: UnboundedSender<Progress>) {
         let by = request.by().clone();
         if let Some(id) = &by.id {
-            if let Some(outcome) = self.ids.result(id) {
+            if let Some(recorded) = self.book.results.iter().find(|known| known.id == *id) {
+                let outcome = Outcome::Recorded(recorded.clone());
                 let _ = progress.send(Progress::Finished(outcome));
                 return;
             }
@@ -181,6 +244,7 @@ impl Controller {
     fn resolve(&self, request: Request) -> Result<(StackName, Order), Refusal> {
         match request {
             Request::Switch(request) => {
+                self.is_allowed()?;
                 if request.canary_percent.is_some() {
                     return Err(Refusal::Canary);
                 }
@@ -215,6 +279,24 @@ impl Controller {
                 let stack = self.running(&request.services)?;
                 Ok((stack, Order::Abort))
             }
+        }
+    }
+
+    /// Whether anything may be switched at all.
+    fn is_allowed(&self) -> Result<(), Refusal> {
+        if let Some(damage) = &self.damage {
+            return Err(Refusal::Damaged {
+                damage: damage.clone(),
+            });
+        }
+        match &self.book.freeze {
+            Some(freeze) if freeze.until_ms.is_none_or(|until| wall_ms() < until) => {
+                Err(Refusal::Frozen {
+                    why: freeze.why.clone(),
+                    by: freeze.by.clone(),
+                })
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -277,6 +359,7 @@ impl Controller {
                 record,
                 services,
             } => {
+                let record = stamped(self.book.stacks.get(stack), record);
                 self.book.stacks.insert(stack.clone(), record);
                 self.book.services.extend(services);
                 self.pen.note(stack.clone(), ticket);
@@ -340,11 +423,31 @@ impl Controller {
     }
 
     fn finish(&mut self, command: Generation, outcome: Outcome) {
-        self.ids.finish(command, &outcome);
+        if let Some(id) = self.ids.finish(command) {
+            self.record(id, &outcome);
+        }
         for waiter in self.waiters.remove(&command).into_iter().flatten() {
             // Whoever is gone has detached.
             let _ = waiter.send(Progress::Finished(outcome.clone()));
         }
+    }
+
+    /// For whoever asks again with the same id.
+    fn record(&mut self, id: String, outcome: &Outcome) {
+        let now = wall_ms();
+        let results = &mut self.book.results;
+        results.retain(|known| now.saturating_sub(known.at_ms) < RESULT_AGE_MS);
+        if results.len() >= RESULTS_KEPT {
+            results.remove(0);
+        }
+        results.push(Recorded {
+            id,
+            at_ms: now,
+            code: outcome.code().to_owned(),
+            text: outcome.to_string(),
+            exit: outcome.exit_code(),
+        });
+        self.pen.dirty = true;
     }
 
     fn notify(&self, stack: &StackName, event: Event) {
@@ -360,6 +463,7 @@ impl Controller {
     fn written(&mut self, result: Result<(), String>) {
         if let Err(reason) = &result {
             error!(error = %reason, "switch state not written");
+            self.pen.failed = Some((reason.clone(), (self.clock)() + WRITE_AGAIN));
         }
         for (stack, ticket) in std::mem::take(&mut self.pen.flying) {
             let input = match &result {
@@ -423,7 +527,11 @@ impl Controller {
         for (stack, members) in homes {
             let last = self.book.stacks.get(&stack);
             let last = last.and_then(|record| record.last.clone());
-            let machine = Machine::new(now, stack.clone(), members, last);
+            let since = last.as_ref().and_then(|last| last.watched.as_ref());
+            let elapsed = since.map_or(0, |watched| wall_ms().saturating_sub(watched.since_ms));
+            let mut machine = Machine::new(now, stack.clone(), members, last);
+            let generation = self.book.allot();
+            machine.resume(now, generation, Duration::from_millis(elapsed));
             self.stacks.insert(stack, machine);
         }
         self.pen.dirty = true;
@@ -446,6 +554,16 @@ impl Controller {
 
     fn show(&self) {
         let shown: Arc<[StackStatus]> = self.stacks.values().map(Machine::status).collect();
+        let notes = Notes {
+            freeze: self.book.freeze.clone(),
+            maintenance: self.book.maintenance.clone(),
+            damage: self.damage.clone(),
+        };
+        self.notes.send_if_modified(|known| {
+            let changed = *known != notes;
+            *known = notes;
+            changed
+        });
         self.status.send_if_modified(|status| {
             let changed = *status != shown;
             *status = shown;
@@ -463,6 +581,7 @@ impl Pen {
             waiting: Vec::new(),
             dirty: false,
             flushes: Vec::new(),
+            failed: None,
         }
     }
 
@@ -477,9 +596,10 @@ impl Pen {
             return;
         }
         if !self.dirty {
+            let failed = self.failed.as_ref().map(|(reason, _)| reason.clone());
             for flush in self.flushes.drain(..) {
                 // Whoever is gone no longer waits.
-                let _ = flush.send(());
+                let _ = flush.send(failed.clone().map_or(Ok(()), Err));
             }
             return;
         }
@@ -493,23 +613,13 @@ impl Pen {
 }
 
 impl Ids {
-    fn result(&self, id: &str) -> Option<Outcome> {
-        let mut finished = self.finished.iter();
-        let found = finished.find(|(known, _)| known == id);
-        found.map(|(_, outcome)| outcome.clone())
-    }
-
-    fn finish(&mut self, command: Generation, outcome: &Outcome) {
+    /// The id of a command that has ended, if it had one.
+    fn finish(&mut self, command: Generation) -> Option<String> {
         let mut running = self.running.iter();
         let id = running.find(|(_, known)| **known == command);
-        let Some(id) = id.map(|(id, _)| id.clone()) else {
-            return;
-        };
+        let id = id.map(|(id, _)| id.clone())?;
         self.running.remove(&id);
-        if self.finished.len() == RESULTS_KEPT {
-            self.finished.pop_front();
-        }
-        self.finished.push_back((id, outcome.clone()));
+        Some(id)
     }
 }
 
@@ -520,6 +630,30 @@ impl Request {
             Self::RollBack(request) | Self::Promote(request) | Self::Abort(request) => &request.by,
         }
     }
+}
+
+/// The moment of a cutover is taken when it is first recorded: the machine knows no wall clock.
+fn stamped(known: Option<&StackRecord>, mut record: StackRecord) -> StackRecord {
+    let watched = |record: &StackRecord| {
+        let last = record.last.as_ref()?;
+        Some((last.moves.clone(), last.watched.as_ref()?.since_ms))
+    };
+    let before = known.and_then(watched);
+    if let Some(last) = &mut record.last
+        && let Some(watched) = &mut last.watched
+        && watched.since_ms == 0
+    {
+        watched.since_ms = match before {
+            Some((moves, since_ms)) if moves == last.moves && since_ms != 0 => since_ms,
+            Some(_) | None => wall_ms(),
+        };
+    }
+    record
+}
+
+fn wall_ms() -> u64 {
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn finished(writing: &mut Option<JoinHandle<Result<(), String>>>) -> Result<(), String> {

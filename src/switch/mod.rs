@@ -4,7 +4,7 @@
 //! [`Input`], what is to be done leaves as [`Effect`]. The gate ([`GateReport`], [`Ready`]) and
 //! the verdict ([`Verdict`], [`plain`]) are functions of what they are given. The shell is one
 //! task behind the [`Switchboard`]: it performs effects through the [`Driver`] and remembers live
-//! colors in the [`Store`].
+//! colors in the [`Journal`].
 //!
 //! ```text
 //! Idle -> Probing -> Switching -> Observing -> Committing -> Idle, the old pool drains
@@ -26,7 +26,9 @@
 
 mod controller;
 mod driver;
+pub mod evidence;
 mod gate;
+pub mod journal;
 mod machine;
 mod outcome;
 mod record;
@@ -34,20 +36,22 @@ mod recover;
 mod request;
 mod select;
 mod status;
-mod store;
 mod switchboard;
 mod verdict;
 
 pub use driver::{DrainWindows, Driver, Publication, Traffic};
 pub use gate::{GateFailure, GateReport, Ready, SlotReport, UpstreamReport, UpstreamState};
+pub use journal::{Journal, Save, SaveError};
 pub use machine::{
     Command, Effect, Event, Input, Machine, Member, Order, Progress, Rules, Sample, Ticket,
 };
 pub use outcome::{Outcome, Refusal};
-pub use record::{Book, Cutover, Intent, Live, Move, ServiceRecord, StackRecord};
+pub use record::{
+    Book, Cutover, Freeze, Intent, Live, MaintenanceRecord, Move, Recorded, ServiceRecord,
+    StackRecord, Watched,
+};
 pub use recover::{Recovered, recover};
 pub use request::{By, SwitchRequest, VerbRequest};
 pub use status::{DrainStatus, Phase, RunStatus, ServiceStatus, StackStatus};
-pub use store::{LoadError, Save, SaveError, Store};
-pub use switchboard::{Layout, Setup, Stamped, Stopped, Switchboard};
+pub use switchboard::{Layout, Notes, Setup, Stamped, Stopped, Switchboard};
 pub use verdict::{Cause, Judge, Observation, Plain, ServiceObservation, Verdict, plain};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::gate::GateFailure;
+use super::record::Recorded;
 use super::verdict::Cause;
 use crate::model::{Color, ServiceName};
 
@@ -63,6 +64,9 @@ pub enum Outcome {
     /// Nothing was changed.
     #[error("refused: {0}")]
     Refused(Refusal),
+    /// The command was given before with the same id: how it ended then.
+    #[error("{}", .0.text)]
+    Recorded(Recorded),
     /// It began and could not end as asked.
     #[error("failed: {reason}")]
     Failed {
@@ -77,6 +81,7 @@ impl Outcome {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
+            Self::Recorded(recorded) => recorded.exit,
             Self::Kept { .. }
             | Self::AlreadyLive { .. }
             | Self::Undone { .. }
@@ -90,8 +95,9 @@ impl Outcome {
 
     /// The word for JSON and logs.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
+            Self::Recorded(recorded) => &recorded.code,
             Self::Kept { .. } => "kept",
             Self::AlreadyLive { .. } => "already_live",
             Self::RolledBack { .. } => "rolled_back",
@@ -186,6 +192,22 @@ pub enum Refusal {
         /// Why, for each upstream of each service that is down.
         failing: Vec<GateFailure>,
     },
+    /// `freeze`.
+    #[error("switches are frozen by {by}: {why}")]
+    Frozen {
+        /// The reason that was given.
+        why: String,
+        /// Who said so.
+        by: String,
+    },
+    /// The journal is damaged.
+    #[error(
+        "switches are locked until the journal is repaired with `proxyctl doctor --repair`: {damage}"
+    )]
+    Damaged {
+        /// What is wrong with it.
+        damage: String,
+    },
     /// A reload took the services away meanwhile.
     #[error("a reload removed every service of this switch, or its slot")]
     Removed,
@@ -209,6 +231,8 @@ impl Refusal {
             Self::NothingRunning => "nothing_running",
             Self::NothingToPromote { .. } => "nothing_to_promote",
             Self::OldSlotDown { .. } => "old_slot_down",
+            Self::Frozen { .. } => "frozen",
+            Self::Damaged { .. } => "journal_damaged",
             Self::Removed => "removed",
         }
     }

@@ -38,6 +38,69 @@ pub struct Cutover {
     pub actor: String,
     /// Whether its verdict was to keep it; false while it is observed.
     pub kept: bool,
+    /// What it takes to watch on after a restart; only while it is observed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched: Option<Watched>,
+}
+
+/// A cutover under watch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    /// The color that it made live.
+    pub target: Color,
+    /// Why, as the person who asked put it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// When, in milliseconds since 1970; 0: not yet stamped.
+    #[serde(default)]
+    pub since_ms: u64,
+    /// How often the daemon died under it.
+    #[serde(default)]
+    pub crashes: u32,
+    /// Why it waits for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
+}
+
+/// Why nothing may be switched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    /// The reason that was given.
+    pub why: String,
+    /// Who said so.
+    pub by: String,
+    /// When, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// When it ends by itself, in milliseconds since 1970; `None`: with `unfreeze`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
+}
+
+/// What is closed for maintenance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaintenanceRecord {
+    /// Shown on the page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Who said so.
+    pub by: String,
+    /// When, in milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+/// How a command ended, for whoever asks again with its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The id that its client chose.
+    pub id: String,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The outcome's word.
+    pub code: String,
+    /// Its sentence.
+    pub text: String,
+    /// Its exit code.
+    pub exit: u8,
 }
 
 /// A publication that was about to happen.
@@ -90,11 +153,23 @@ pub struct Book {
     /// Every stack ever switched.
     #[serde(default)]
     pub stacks: BTreeMap<StackName, StackRecord>,
+    /// Whether the daemon said goodbye; false while it runs.
+    #[serde(default)]
+    pub clean: bool,
+    /// Switches are frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<Freeze>,
+    /// What is closed for maintenance: `service:NAME` or `site:HOST`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub maintenance: BTreeMap<String, MaintenanceRecord>,
+    /// Results by id, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<Recorded>,
 }
 
 impl Book {
     /// The version that this code writes and reads.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// Gives away the next generation.
     pub fn allot(&mut self) -> Generation {
@@ -110,6 +185,10 @@ impl Default for Book {
             generation: Generation(0),
             services: BTreeMap::new(),
             stacks: BTreeMap::new(),
+            clean: false,
+            freeze: None,
+            maintenance: BTreeMap::new(),
+            results: Vec::new(),
         }
     }
 }

@@ -83,9 +83,13 @@ pub(super) fn remember(book: &mut Book, service: &ServiceName, live: Live) {
     }
 }
 
+/// A release under which the daemon died that often is undone: it may be what kills it.
+const CRASHES: u32 = 2;
+
 /// Ends what was under way when the daemon stopped.
 fn settle(book: &mut Book) -> Vec<String> {
     let mut warnings = Vec::new();
+    let clean = std::mem::take(&mut book.clean);
     let Book {
         services, stacks, ..
     } = book;
@@ -114,12 +118,42 @@ fn settle(book: &mut Book) -> Vec<String> {
             }
             None => {}
         }
-        if let Some(last) = record.last.as_mut().filter(|last| !last.kept) {
-            last.kept = true;
-            warnings.push(format!(
-                "stack {stack}: the watch of the last switch was cut short by a restart; it is \
-                 kept, and `rollback` still undoes it"
-            ));
+        let Some(last) = record.last.as_mut().filter(|last| !last.kept) else {
+            continue;
+        };
+        let crashed = u32::from(!clean);
+        match &mut last.watched {
+            Some(watched) if watched.crashes + crashed >= CRASHES => {
+                for m in &last.moves {
+                    if let Some(service) = services.get_mut(&m.service)
+                        && service.live == m.to
+                    {
+                        service.live = m.from;
+                    }
+                }
+                warnings.push(format!(
+                    "stack {stack}: the daemon died {CRASHES} times while {} was watched; {} is \
+                     live again",
+                    watched.target,
+                    watched.target.other()
+                ));
+                record.last = None;
+            }
+            Some(watched) => {
+                watched.crashes += crashed;
+                warnings.push(format!(
+                    "stack {stack}: the watch of the last switch was interrupted; it goes on, with \
+                     {} live",
+                    watched.target
+                ));
+            }
+            None => {
+                last.kept = true;
+                warnings.push(format!(
+                    "stack {stack}: the watch of the last switch was cut short by a restart; it is \
+                     kept, and `rollback` still undoes it"
+                ));
+            }
         }
     }
     warnings
@@ -128,7 +162,7 @@ fn settle(book: &mut Book) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::switch::record::{Cutover, Move, StackRecord};
+    use crate::switch::record::{Cutover, Move, StackRecord, Watched};
 
     fn live(color: Color, generation: u64) -> Live {
         Live {
@@ -161,6 +195,7 @@ mod tests {
             moves: there(),
             actor: "ci".to_owned(),
             kept,
+            watched: None,
         });
         let record = StackRecord { last, pending };
         book.stacks.insert("default".into(), record);
@@ -183,6 +218,55 @@ mod tests {
         let (now, record) = settled(live(Color::Green, 2), pending, Some(false));
         assert_eq!(now.color, Color::Blue);
         assert_eq!(record, StackRecord::default());
+    }
+
+    fn watched(crashes: u32, clean: bool) -> Recovered {
+        let mut book = Book {
+            clean,
+            ..Book::default()
+        };
+        remember(&mut book, &"web".into(), live(Color::Green, 2));
+        let last = Some(Cutover {
+            moves: there(),
+            actor: "ci".to_owned(),
+            kept: false,
+            watched: Some(Watched {
+                target: Color::Green,
+                why: None,
+                since_ms: 5,
+                crashes,
+                held: None,
+            }),
+        });
+        let record = StackRecord {
+            last,
+            pending: None,
+        };
+        book.stacks.insert("default".into(), record);
+        recover(Some(book), &[])
+    }
+
+    #[test]
+    fn a_watch_goes_on_after_a_restart() {
+        for (crashes, clean, expected) in [(0, false, 1), (0, true, 0), (1, true, 1)] {
+            let Recovered { book, warnings, .. } = watched(crashes, clean);
+            assert_eq!(book.services["web"].live.color, Color::Green);
+            let last = book.stacks["default"].last.clone().expect("still watched");
+            assert_eq!(last.watched.map(|watched| watched.crashes), Some(expected));
+            assert!(!last.kept && !book.clean);
+            assert!(
+                warnings[0].contains("it goes on, with green live"),
+                "{warnings:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_second_crash_under_a_watch_undoes_the_release() {
+        let Recovered { book, warnings, .. } = watched(1, false);
+        assert_eq!(book.services["web"].live, live(Color::Blue, 1));
+        assert_eq!(book.stacks["default"], StackRecord::default());
+        assert!(warnings[0].contains("died 2 times while green was watched; blue is live again"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::model::{Color, Release, ServiceName};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct By {
     /// Chosen by the client: asked again with the same id, the first result is given again.
-    /// The last 64 results are remembered, until a restart.
+    /// The last 256 results are remembered for a day, over restarts.
     pub id: Option<String>,
     /// Shown to others while the lock is held.
     pub actor: String,

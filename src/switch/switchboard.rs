@@ -9,13 +9,13 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use super::controller::Controller;
 use super::driver::Driver;
+use super::journal::Save;
 use super::machine::{Event, Progress};
 use super::outcome::Outcome;
-use super::record::Live;
+use super::record::{Book, Freeze, Live, MaintenanceRecord};
 use super::recover::Recovered;
 use super::request::{SwitchRequest, VerbRequest};
 use super::status::StackStatus;
-use super::store::Save;
 use super::verdict::Judge;
 use crate::clock;
 use crate::config::Service;
@@ -36,6 +36,19 @@ pub struct Setup {
     pub judge: Box<dyn Judge>,
     /// Where the book is kept.
     pub save: Arc<dyn Save>,
+    /// What is wrong with what was found there: nothing is switched before its repair.
+    pub damage: Option<String>,
+}
+
+/// What is set by hand and survives a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Switches are frozen.
+    pub freeze: Option<Freeze>,
+    /// What is closed for maintenance: `service:NAME` or `site:HOST`.
+    pub maintenance: BTreeMap<String, MaintenanceRecord>,
+    /// What is wrong with the journal.
+    pub damage: Option<String>,
 }
 
 /// All switches of the daemon. Cheap to clone; when the last clone is dropped its task ends.
@@ -44,6 +57,7 @@ pub struct Switchboard {
     messages: UnboundedSender<Message>,
     status: watch::Receiver<Arc<[StackStatus]>>,
     events: broadcast::Sender<Stamped>,
+    notes: watch::Receiver<Notes>,
 }
 
 /// An [`Event`], when and where.
@@ -94,9 +108,25 @@ pub(super) enum Message {
         warnings: oneshot::Sender<Vec<String>>,
     },
     Flush {
-        done: oneshot::Sender<()>,
+        goodbye: bool,
+        done: oneshot::Sender<Result<(), String>>,
+    },
+    Freeze {
+        freeze: Option<Freeze>,
+        done: oneshot::Sender<Result<(), String>>,
+    },
+    Maintain {
+        changes: Vec<(String, Option<MaintenanceRecord>)>,
+        done: oneshot::Sender<Result<(), String>>,
+    },
+    Repair {
+        repair: Repair,
+        done: oneshot::Sender<Result<Vec<String>, String>>,
     },
 }
+
+/// Repairs the journal with what is in memory; gives what was done.
+pub(super) type Repair = Box<dyn FnOnce(&Book) -> Result<Vec<String>, String> + Send>;
 
 impl Switchboard {
     /// Starts the task.
@@ -111,12 +141,13 @@ impl Switchboard {
     pub(super) fn start_with_clock(setup: Setup, clock: fn() -> Instant) -> Self {
         let (messages, inbox) = mpsc::unbounded_channel();
         let (events, _) = broadcast::channel(EVENTS_KEPT);
-        let (controller, status) = Controller::new(setup, clock, inbox, events.clone());
+        let (controller, status, notes) = Controller::new(setup, clock, inbox, events.clone());
         tokio::spawn(controller.run());
         Self {
             messages,
             status,
             events,
+            notes,
         }
     }
 
@@ -182,13 +213,77 @@ impl Switchboard {
         result.await.map_err(|_| Stopped)
     }
 
-    /// Waits until nothing is left to be written: for the end of the daemon. Returns as well
-    /// when a write has failed.
+    /// Waits until nothing is left to be written. Returns as well when a write has failed.
     pub async fn flush(&self) {
-        let (done, flushed) = oneshot::channel();
-        if self.messages.send(Message::Flush { done }).is_ok() {
-            let _ = flushed.await;
-        }
+        // Why not is told where it happens.
+        let _ = self
+            .send(|done| Message::Flush {
+                goodbye: false,
+                done,
+            })
+            .await;
+    }
+
+    /// The last call of a daemon that stops on purpose: the next start does not count this end
+    /// as a crash. Returns when that is on disk or has failed.
+    pub async fn goodbye(&self) {
+        // Why not is told where it happens.
+        let _ = self
+            .send(|done| Message::Flush {
+                goodbye: true,
+                done,
+            })
+            .await;
+    }
+
+    /// Refuses every switch from now on, or allows them again. Rollbacks are always possible.
+    ///
+    /// # Errors
+    /// Why it is not on disk; it holds all the same, until a restart.
+    pub async fn freeze(&self, freeze: Option<Freeze>) -> Result<(), String> {
+        self.send(|done| Message::Freeze { freeze, done }).await?
+    }
+
+    /// Remembers what is closed for maintenance, or is not any more. The keys are `service:NAME`
+    /// and `site:HOST`.
+    ///
+    /// # Errors
+    /// Why it is not on disk; it holds all the same, until a restart.
+    pub async fn maintain(
+        &self,
+        changes: Vec<(String, Option<MaintenanceRecord>)>,
+    ) -> Result<(), String> {
+        self.send(|done| Message::Maintain { changes, done })
+            .await?
+    }
+
+    /// Has the journal repaired with what is in memory, and allows switches again. `repair` may
+    /// block for as long as a write takes. Gives what was done.
+    ///
+    /// # Errors
+    /// Why it could not be.
+    pub async fn repair(
+        &self,
+        repair: impl FnOnce(&Book) -> Result<Vec<String>, String> + Send + 'static,
+    ) -> Result<Vec<String>, String> {
+        let repair: Repair = Box::new(repair);
+        self.send(|done| Message::Repair { repair, done }).await?
+    }
+
+    /// What was set by hand, as it is now.
+    #[must_use]
+    pub fn notes(&self) -> Notes {
+        self.notes.borrow().clone()
+    }
+
+    async fn send<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Result<T, String> {
+        let (done, answer) = oneshot::channel();
+        let sent = self.messages.send(message(done));
+        sent.map_err(|_| Stopped.to_string())?;
+        answer.await.map_err(|_| Stopped.to_string())
     }
 
     fn ask(&self, request: Request) -> UnboundedReceiver<Progress> {

@@ -126,6 +126,23 @@ impl Edge {
 
     /// Starts the program and waits until it is ready.
     pub fn spawn(&mut self) {
+        self.spawn_with(&[]);
+        wait_until("the daemon is ready", || self.is_ready());
+    }
+
+    /// Whether the daemon says that it is ready.
+    pub fn is_ready(&self) -> bool {
+        curl(&[&format!("http://{}/readyz", self.ops)]).code == 0
+    }
+
+    /// Whether the daemon has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().expect("started");
+        child.try_wait().expect("its state").is_some()
+    }
+
+    /// Starts the program with more in its environment.
+    pub fn spawn_with(&mut self, environment: &[(&str, String)]) {
         let log = fs::File::create(self.folder.path().join("daemon.log")).expect("a log file");
         let child = Command::new(cutover())
             .args(["run", "--config"])
@@ -134,12 +151,10 @@ impl Edge {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .spawn()
             .expect("start cutover");
         self.child = Some(child);
-        wait_until("the daemon is ready", || {
-            curl(&[&format!("http://{}/readyz", self.ops)]).code == 0
-        });
     }
 
     pub fn config(&self) -> PathBuf {

@@ -28,8 +28,8 @@ use super::body::{AnyBody, Lines, error, full, json, refuse};
 use super::control::{Actor, Control, Reporter};
 use super::listen::AdminSocket;
 use super::wire::{
-    ControlError, ErrorCode, Event, ExplainRequest, JSON_LINES, Outcome, OutcomeBody, Progress,
-    ReadyReport, RollbackRequest, SwitchRequest,
+    ControlError, ErrorCode, Event, ExplainRequest, HistoryRequest, JSON_LINES, Operation, Outcome,
+    OutcomeBody, Progress, ReadyReport, RollbackRequest, SwitchRequest,
 };
 
 /// Longest request body, in bytes. The largest real one is an `explain` with many headers.
@@ -170,7 +170,8 @@ async fn answer(
     };
     let wanted = match verb {
         "status" | "config" | "ready" => Method::GET,
-        "switch" | "rollback" | "promote" | "abort" | "reload" | "explain" => Method::POST,
+        "switch" | "rollback" | "promote" | "abort" | "reload" | "explain" | "operate"
+        | "history" => Method::POST,
         _ => {
             return refuse(
                 ErrorCode::Unsupported,
@@ -208,6 +209,16 @@ async fn dispatch(
         "explain" => {
             let request: ExplainRequest = read(request).await?;
             value(detached(async move { control.explain(request).await }).await?)
+        }
+        "history" => {
+            let request: HistoryRequest = read(request).await?;
+            value(detached(async move { control.history(request).await }).await?)
+        }
+        "operate" => {
+            let operation: Operation = read(request).await?;
+            let actor = actor(uid).await;
+            info!(%actor, ?operation, "asked for");
+            value(detached(async move { control.operate(actor, operation).await }).await?)
         }
         "switch" => {
             let request: SwitchRequest = read(request).await?;

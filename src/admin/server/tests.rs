@@ -8,8 +8,10 @@ use tokio::sync::{Notify, oneshot};
 use super::*;
 use crate::admin::client::Client;
 use crate::admin::wire::{
-    ConfigReport, ExplainReport, OutcomeKind, Phase, ReloadReport, Status, SwitchStatus,
+    ConfigReport, Done, ExplainReport, HistoryReport, OutcomeKind, Phase, ReloadReport, Status,
+    SwitchStatus,
 };
+use crate::history::Entry;
 use crate::model::Color;
 
 /// A daemon that does what the test says.
@@ -128,6 +130,33 @@ impl Control for Fake {
             ControlError::new(ErrorCode::InvalidConfig, "nothing was changed")
                 .with_details(["cutover.toml:1:1: bad"]),
         )
+    }
+
+    async fn operate(&self, actor: Actor, operation: Operation) -> Result<Done, ControlError> {
+        Ok(Done {
+            done: vec![format!("{operation:?} by {}", actor.uid)],
+            warnings: Vec::new(),
+        })
+    }
+
+    async fn history(&self, request: HistoryRequest) -> Result<HistoryReport, ControlError> {
+        let entry = Entry {
+            at_ms: 1_800_000_000_000,
+            what: "switch".to_owned(),
+            who: "ann (uid 1000)".to_owned(),
+            services: request.service.into_iter().collect(),
+            from: Some(Color::Blue),
+            to: Some(Color::Green),
+            result: "kept".to_owned(),
+            why: format!("limit {:?}", request.limit),
+            gate_ms: Some(1_500),
+            requests: Some(5_000),
+            failures: Some(2),
+            ..Entry::default()
+        };
+        Ok(HistoryReport {
+            history: vec![entry],
+        })
     }
 
     async fn config(&self) -> Result<ConfigReport, ControlError> {
@@ -292,7 +321,11 @@ async fn a_client_that_leaves_does_not_stop_the_switch() {
 async fn a_verb_that_panics_ends_its_stream_with_an_error() {
     let daemon = daemon();
     let client = Client::new(&daemon.path);
-    let request = RollbackRequest { wait: true };
+    let request = RollbackRequest {
+        wait: true,
+        id: None,
+        why: None,
+    };
     let error = client.rollback(&request, |_| {}).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Internal);
     assert_eq!(client.status().await.unwrap().version, "9.9.9");
@@ -339,7 +372,7 @@ async fn garbage_is_refused_and_the_next_client_is_served() {
             "HTTP/1.1 405 ",
         ),
         (
-            b"POST /v1/history HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            b"POST /v1/deploy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
             "HTTP/1.1 501 ",
         ),
         (

@@ -8,12 +8,15 @@
 //! progress lines and blank heartbeats, then exactly one outcome or error.
 
 mod error;
+mod operation;
 mod status;
 mod verb;
 
+pub use crate::history::Entry;
 pub use error::{ControlError, ErrorBody, ErrorCode};
+pub use operation::{Done, HistoryReport, HistoryRequest, Operation};
 pub use status::{
-    Certificate, DockerStatus, DrainStatus, GateFailure, InFlight, Phase, ServiceState,
+    Blocking, Certificate, DockerStatus, DrainStatus, GateFailure, InFlight, Phase, ServiceState,
     ServiceStatus, SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
 };
 pub use verb::{

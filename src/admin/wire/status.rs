@@ -314,6 +314,24 @@ pub struct DrainStatus {
     /// Until what is left is closed, in milliseconds.
     #[serde(default)]
     pub deadline_ms: u64,
+    /// What is left, one by one: the oldest ones.
+    #[serde(default)]
+    pub blocking: Vec<Blocking>,
+}
+
+/// A request that a drain waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocking {
+    /// What it is.
+    pub kind: Kind,
+    /// Its method.
+    pub method: String,
+    /// Its path without the query, cut after 256 bytes.
+    pub path: String,
+    /// Who asked.
+    pub client: String,
+    /// How long ago, in milliseconds.
+    pub age_ms: u64,
 }
 
 /// One certificate.

@@ -32,6 +32,12 @@ pub struct SwitchRequest {
     /// Label of what runs in the target.
     #[serde(default)]
     pub release: Option<Release>,
+    /// Chosen by the client: asked again with the same id, the recorded result is given.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// Why, for the history.
+    #[serde(default)]
+    pub why: Option<String>,
 }
 
 /// `POST /v1/rollback`.
@@ -42,6 +48,12 @@ pub struct RollbackRequest {
     /// old one is live again.
     #[serde(default = "yes")]
     pub wait: bool,
+    /// Chosen by the client: asked again with the same id, the recorded result is given.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// Why, for the history.
+    #[serde(default)]
+    pub why: Option<String>,
 }
 
 const fn yes() -> bool {

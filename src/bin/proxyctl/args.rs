@@ -46,6 +46,12 @@ pub(crate) enum Verb {
         /// Return as soon as the former color is live again
         #[arg(long)]
         no_wait: bool,
+        /// Why, for the history
+        #[arg(long, value_name = "W")]
+        why: Option<String>,
+        /// Repeat a command safely: the same id is done once, later its recorded result is given
+        #[arg(long, value_name = "ID")]
+        id: Option<String>,
     },
     /// End an observe or canary early and keep the new color
     Promote,
@@ -53,6 +59,61 @@ pub(crate) enum Verb {
     Abort,
     /// Read the configuration again
     Reload,
+    /// Let requests wait at the edge until `resume`
+    Hold {
+        /// Only of this service; may be given more than once [default: every service]
+        #[arg(long = "service", value_name = "S", value_parser = service)]
+        services: Vec<ServiceName>,
+        /// Longest wait of a request; then 503 with Retry-After
+        #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
+        max: Duration,
+    },
+    /// Let held requests go on, in the order they came
+    Resume {
+        /// Only of this service; may be given more than once [default: every service]
+        #[arg(long = "service", value_name = "S", value_parser = service)]
+        services: Vec<ServiceName>,
+    },
+    /// Answer 503 with the maintenance page, or end that
+    Maintenance(Maintenance),
+    /// Refuse every switch and deploy; rollbacks stay possible
+    Freeze {
+        /// The reason
+        #[arg(long, value_name = "W")]
+        why: String,
+        /// End it after this time, such as 12h [default: with `unfreeze`]
+        #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+        time: Option<Duration>,
+    },
+    /// End a freeze
+    Unfreeze,
+    /// List what was done: by whom, when, why, and how it ended
+    History {
+        /// At most this many
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
+        limit: usize,
+        /// Only about this service
+        #[arg(long, value_name = "S", value_parser = service)]
+        service: Option<ServiceName>,
+    },
+    /// Look for what is wrong on this machine, and say how to mend it; needs no daemon
+    Doctor {
+        /// Configuration [default: where `cutover run` looks]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Repair a damaged journal: keep what is damaged beside it, allow switches again
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Show what still runs on the slots that drain
+    Drain {
+        /// Only of this service; may be given more than once [default: every service]
+        #[arg(long = "service", value_name = "S", value_parser = service)]
+        services: Vec<ServiceName>,
+        /// Return when nothing drains any more
+        #[arg(long, short)]
+        wait: bool,
+    },
     /// Print the effective configuration, secrets masked
     Config,
     /// Say which site, route, service, color and upstream would take a request, and why
@@ -86,6 +147,27 @@ pub(crate) struct Switch {
     /// Label of what runs in the target, such as an image tag
     #[arg(long, value_name = "L", value_parser = release)]
     pub(crate) release: Option<Release>,
+    /// Why, for the history
+    #[arg(long, value_name = "W")]
+    pub(crate) why: Option<String>,
+    /// Repeat a command safely: the same id is done once, later its recorded result is given
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Maintenance {
+    /// on or off
+    pub(crate) mode: OnOff,
+    /// Only this service; may be given more than once [default: every service]
+    #[arg(long = "service", value_name = "S", value_parser = service)]
+    pub(crate) services: Vec<ServiceName>,
+    /// Only this site, by any of its hosts; may be given more than once
+    #[arg(long = "site", value_name = "HOST")]
+    pub(crate) sites: Vec<String>,
+    /// Text on the page
+    #[arg(long, value_name = "M")]
+    pub(crate) message: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -117,39 +199,11 @@ pub(crate) enum Later {
         #[arg(long = "service", value_name = "S")]
         services: Vec<String>,
     },
-    /// Let requests wait at the edge (not in this version)
-    Hold {
-        /// Longest wait
-        #[arg(long, value_name = "TIME", value_parser = duration)]
-        max: Option<Duration>,
-    },
-    /// Let held requests go on (not in this version)
-    Resume,
-    /// Answer 503 with the maintenance page (not in this version)
-    Maintenance {
-        /// on or off
-        mode: OnOff,
-        /// Text on the page
-        #[arg(long, value_name = "M")]
-        message: Option<String>,
-    },
-    /// Refuse every switch and deploy (not in this version)
-    Freeze {
-        /// The reason
-        #[arg(long, value_name = "W")]
-        why: String,
-    },
-    /// End a freeze (not in this version)
-    Unfreeze,
-    /// List past switches and rollbacks (not in this version)
-    History,
     /// List certificates, or renew one (not in this version)
     Certs {
         #[command(subcommand)]
         action: Option<Certs>,
     },
-    /// Look for what is wrong on this machine (not in this version)
-    Doctor,
     /// Translate a Caddyfile or nginx.conf (not in this version)
     Adapt {
         /// File to translate
@@ -163,15 +217,6 @@ pub(crate) enum Later {
         #[arg(long, value_name = "FILE")]
         replay: PathBuf,
     },
-    /// Drain a slot by hand (not in this version)
-    Drain {
-        /// Color to drain
-        #[arg(value_parser = color, value_name = "blue|green")]
-        color: Option<Color>,
-        /// Only this service
-        #[arg(long = "service", value_name = "S")]
-        services: Vec<String>,
-    },
     /// Remove idle containers (not in this version)
     Cleanup,
     /// Return to one container per service (not in this version)
@@ -183,18 +228,10 @@ impl Later {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Deploy { .. } => "deploy",
-            Self::Hold { .. } => "hold",
-            Self::Resume => "resume",
-            Self::Maintenance { .. } => "maintenance",
-            Self::Freeze { .. } => "freeze",
-            Self::Unfreeze => "unfreeze",
-            Self::History => "history",
             Self::Certs { .. } => "certs",
-            Self::Doctor => "doctor",
             Self::Adapt { .. } => "adapt",
             Self::HashPassword => "hash-password",
             Self::Judge { .. } => "judge",
-            Self::Drain { .. } => "drain",
             Self::Cleanup => "cleanup",
             Self::Reset => "reset",
         }

@@ -4,8 +4,11 @@
 //! daemon cannot be reached; 130 when Ctrl-C detached from a call that the daemon goes on with.
 
 mod args;
+mod doctor;
+mod drain;
 mod explain;
 mod follow;
+mod history;
 mod offline;
 mod output;
 mod run;

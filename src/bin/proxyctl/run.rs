@@ -1,19 +1,20 @@
 //! From a verb to one call to an exit code.
 
 use std::future::Future;
+use std::time::Duration;
 
 use cutover::admin::client::Client;
 use cutover::admin::socket;
 use cutover::admin::wire::{
-    ControlError, ErrorCode, ExplainReport, ExplainRequest, Outcome, ReloadReport, RollbackRequest,
-    Status, SwitchRequest,
+    ControlError, ErrorCode, ExplainReport, ExplainRequest, HistoryRequest, Operation, Outcome,
+    ReloadReport, RollbackRequest, Status, SwitchRequest,
 };
 
-use crate::args::{Cli, Explain, Switch, Verb};
+use crate::args::{Cli, Explain, OnOff, Switch, Verb};
 use crate::follow::Follower;
 use crate::output::Output;
 use crate::text::{Line, Style};
-use crate::{explain, offline, table, watch};
+use crate::{doctor, drain, explain, history, offline, table, watch};
 
 /// Does what was asked; the exit code.
 pub(crate) async fn run(cli: Cli) -> u8 {
@@ -23,6 +24,10 @@ pub(crate) async fn run(cli: Cli) -> u8 {
             ErrorCode::Unsupported,
             format!("`{}` is not in this version yet", later.name()),
         )),
+        Verb::Doctor { config, repair } => {
+            let addr = cli.common.addr.as_deref();
+            doctor::doctor(&output, addr, config.as_deref(), repair).await
+        }
         Verb::Explain(ref asked) if let Some(file) = &asked.config => {
             let request = explain_request(asked);
             let report = request.and_then(|request| {
@@ -54,13 +59,46 @@ async fn ask(verb: Verb, client: &Client, output: &Output) -> u8 {
             let call = client.switch(&request, |progress| follower.progress(&progress));
             until_detached(call, &follower, false).await
         }
-        Verb::Rollback { no_wait } => {
-            let request = RollbackRequest { wait: !no_wait };
+        Verb::Rollback { no_wait, why, id } => {
+            let request = RollbackRequest {
+                wait: !no_wait,
+                id,
+                why,
+            };
             let call = client.rollback(&request, |progress| follower.progress(&progress));
             until_detached(call, &follower, true).await
         }
         Verb::Promote => follower.end(client.promote().await, true),
         Verb::Abort => follower.end(client.abort().await, true),
+        Verb::Hold { services, max } => {
+            let max_ms = millis(max);
+            operate(client, output, Operation::Hold { services, max_ms }).await
+        }
+        Verb::Resume { services } => operate(client, output, Operation::Resume { services }).await,
+        Verb::Maintenance(asked) => {
+            let operation = Operation::Maintenance {
+                on: matches!(asked.mode, OnOff::On),
+                services: asked.services,
+                sites: asked.sites,
+                message: asked.message,
+            };
+            operate(client, output, operation).await
+        }
+        Verb::Freeze { why, time } => {
+            let for_ms = time.map(millis);
+            operate(client, output, Operation::Freeze { why, for_ms }).await
+        }
+        Verb::Unfreeze => operate(client, output, Operation::Unfreeze {}).await,
+        Verb::History { limit, service } => {
+            let request = HistoryRequest {
+                limit: Some(limit),
+                service,
+            };
+            show(output, client.history(&request).await, |output, report| {
+                output.lines(&history::lines(report));
+            })
+        }
+        Verb::Drain { services, wait } => drain::drain(client, output, &services, wait).await,
         Verb::Reload => show(output, client.reload().await, show_reload),
         Verb::Config => match client.config().await {
             Ok(report) if output.json => {
@@ -87,8 +125,26 @@ async fn ask(verb: Verb, client: &Client, output: &Output) -> u8 {
             output.lines([&Line::new().with(Style::Good, "ready")]);
         }),
         // `run` has answered these.
-        Verb::Later(_) => ErrorCode::Unsupported.exit_code(),
+        Verb::Later(_) | Verb::Doctor { .. } => ErrorCode::Unsupported.exit_code(),
     }
+}
+
+async fn operate(client: &Client, output: &Output, operation: Operation) -> u8 {
+    show(output, client.operate(&operation).await, |output, done| {
+        for line in &done.done {
+            output.lines([&Line::new().plain(line)]);
+        }
+        for warning in &done.warnings {
+            output.lines([&Line::new()
+                .with(Style::Warn, "warning")
+                .plain("  ")
+                .plain(warning)]);
+        }
+    })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Prints a value: as JSON if that was asked for, else by `people`.
@@ -141,6 +197,8 @@ fn switch_request(asked: Switch) -> SwitchRequest {
         wait: !asked.no_wait,
         force: asked.force,
         release: asked.release,
+        id: asked.id,
+        why: asked.why,
     }
 }
 

@@ -206,6 +206,7 @@ mod tests {
             },
             elapsed_ms: 18_000,
             deadline_ms: 12_000,
+            blocking: Vec::new(),
         };
         assert_eq!(
             drain_line(&drain).paint(false, None),

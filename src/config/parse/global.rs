@@ -9,8 +9,8 @@ use super::section::Section;
 use super::tree::{Value, quoted};
 use super::value::{self, Parsed};
 use crate::config::{
-    AccessLog, Acme, Config, Docker, DockerSocket, IpSet, Limits, Listen, Log, Notify, NotifyKind,
-    Timeouts, schema,
+    AccessLog, Acme, Config, Docker, DockerSocket, IpSet, Limits, Listen, Log, Maintenance, Notify,
+    NotifyKind, Timeouts, schema,
 };
 
 /// Longest path of a unix socket: `sun_path` less its ending zero (unix(7)).
@@ -29,6 +29,7 @@ pub(super) fn read(root: &Section<'_>) -> Config {
         listen: listen(root.section("listen", &schema::LISTEN)),
         timeouts: timeouts(root.section("timeouts", &schema::TIMEOUTS)),
         limits: limits(root.section("limits", &schema::LIMITS)),
+        maintenance: maintenance(root.section("maintenance", &schema::MAINTENANCE)),
         log: log(root.section("log", &schema::LOG)),
         acme: acme(root.section("acme", &schema::ACME)),
         docker: root.section("docker", &schema::DOCKER).map(docker),
@@ -189,7 +190,35 @@ fn limits(section: Option<Section<'_>>) -> Limits {
         many(0),
     );
     section.set("attempts", &mut limits.attempts, whole_usize(1, 10));
+    section.set("held_requests", &mut limits.held_requests, many(0));
+    section.set(
+        "held_bytes",
+        &mut limits.held_bytes,
+        value::size(0..=1 << 40),
+    );
     limits
+}
+
+fn maintenance(section: Option<Section<'_>>) -> Maintenance {
+    let mut maintenance = Maintenance::default();
+    let Some(section) = section else {
+        return maintenance;
+    };
+    section.set_list(
+        "allow",
+        &mut maintenance.allow.0,
+        "networks",
+        value::network,
+    );
+    section.set("page", &mut maintenance.page, |value| {
+        value::path(value).map(Some)
+    });
+    section.set(
+        "retry_after",
+        &mut maintenance.retry_after,
+        value::some_time,
+    );
+    maintenance
 }
 
 fn whole_usize(from: usize, to: usize) -> impl Fn(&Value) -> Parsed<usize> {

@@ -15,8 +15,8 @@ use self::text::{
 };
 use super::{
     Acme, AfterAction, Balance, ClientAuth, ClientAuthMode, Config, Docker, DockerSocket, Health,
-    Limits, Listen, Log, Notify, NotifyKind, Probe, Rollback, RollbackMode, Route, Service,
-    ServiceIndex, Site, Tls, TlsVersion,
+    Limits, Listen, Log, Maintenance, Notify, NotifyKind, Probe, Rollback, RollbackMode, Route,
+    Service, ServiceIndex, Site, Tls, TlsVersion,
 };
 use crate::model::Color;
 
@@ -42,6 +42,7 @@ impl Config {
         listen(&mut out, &self.listen);
         timeouts(&mut out, self);
         limits(&mut out, &self.limits);
+        maintenance(&mut out, &self.maintenance);
         log(&mut out, &self.log);
         acme(&mut out, &self.acme);
         if let Some(docker) = &self.docker {
@@ -201,6 +202,17 @@ fn limits(out: &mut Writer, limits: &Limits) {
     out.key("connections", limits.connections);
     out.key("upstream_keep_alive", limits.upstream_keep_alive);
     out.key("attempts", limits.attempts);
+    out.key("held_requests", limits.held_requests);
+    out.key("held_bytes", size(limits.held_bytes));
+}
+
+fn maintenance(out: &mut Writer, maintenance: &Maintenance) {
+    out.table("[maintenance]");
+    out.key("allow", networks(&maintenance.allow));
+    if let Some(page) = &maintenance.page {
+        out.key("page", path(page));
+    }
+    out.key("retry_after", duration(maintenance.retry_after));
 }
 
 fn log(out: &mut Writer, log: &Log) {

@@ -14,9 +14,10 @@ use crate::model::Color::{Blue, Green};
 use crate::model::Kind;
 use crate::switch::driver::{DrainWindows, Publication, Traffic};
 use crate::switch::gate::{GateReport, UpstreamReport, UpstreamState};
+use crate::switch::journal::{Journal, SaveError};
+use crate::switch::record::{Freeze, MaintenanceRecord};
 use crate::switch::recover::recover;
 use crate::switch::request::{SwitchRequest, VerbRequest};
-use crate::switch::store::{SaveError, Store};
 use crate::switch::switchboard::Switchboard;
 use crate::switch::verdict::Plain;
 
@@ -95,7 +96,9 @@ impl Driver for Fake {
 
 /// A store that can be told to fail.
 struct Disk {
-    store: Store,
+    journal: Journal,
+    /// What was recorded last.
+    saved: Mutex<Option<Book>>,
     full: AtomicBool,
 }
 
@@ -103,11 +106,13 @@ impl Save for Disk {
     fn save(&self, book: &Book) -> Result<(), SaveError> {
         if self.full.load(Ordering::Relaxed) {
             return Err(SaveError {
-                path: self.store.path().to_owned(),
+                path: "journal.wal".into(),
                 source: io::Error::from(io::ErrorKind::StorageFull),
             });
         }
-        self.store.save(book)
+        self.journal.save(book)?;
+        *self.saved.lock().unwrap() = Some(book.clone());
+        Ok(())
     }
 }
 
@@ -222,12 +227,28 @@ impl Rig {
         rig
     }
 
+    /// A clean stop: everything is on disk and the journal is free.
+    async fn end(self) {
+        self.board.flush().await;
+        let Self { board, disk, .. } = self;
+        drop(board);
+        while Arc::strong_count(&disk) > 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn on(folder: &std::path::Path, services: Vec<Service>) -> Self {
-        let store = Store::new(folder);
-        let recovered = recover(store.load().unwrap(), &services);
+        Self::damaged(folder, services, None)
+    }
+
+    fn damaged(folder: &std::path::Path, services: Vec<Service>, damage: Option<String>) -> Self {
+        let (journal, found) = Journal::open(folder).unwrap();
+        assert_eq!((&found.damage, &found.unwritable), (&None, &None));
+        let recovered = recover(found.book, &services);
         let driver = Arc::new(Fake::default());
         let disk = Arc::new(Disk {
-            store,
+            journal,
+            saved: Mutex::default(),
             full: AtomicBool::new(false),
         });
         let setup = Setup {
@@ -236,6 +257,7 @@ impl Rig {
             driver: Arc::clone(&driver) as Arc<dyn Driver>,
             judge: Box::new(Plain),
             save: Arc::clone(&disk) as Arc<dyn Save>,
+            damage,
         };
         Self {
             board: Switchboard::start_with_clock(setup, virtual_now),
@@ -258,7 +280,7 @@ impl Rig {
     }
 
     fn saved(&self, service: &str) -> Color {
-        let book = self.disk.store.load().unwrap().unwrap();
+        let book = self.disk.saved.lock().unwrap().clone().unwrap();
         book.services[service].live.color
     }
 
@@ -405,9 +427,161 @@ async fn the_same_id_has_the_same_result_and_moves_traffic_once() {
     let mut second = rig.board.switch(request.clone());
     let outcome = last(&mut first).await;
     assert_eq!(last(&mut second).await, outcome);
-    assert_eq!(rig.switch(request).await, outcome);
+    // Later it is told from the record, in the same words.
+    let again = rig.switch(request).await;
+    assert_eq!(again.to_string(), outcome.to_string());
+    assert_eq!((again.code(), again.exit_code()), (outcome.code(), 0));
     let publications = rig.driver.log().join(" ").matches("publish").count();
     assert_eq!(publications, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_is_known_by_its_id_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::on(folder.path(), pair());
+    let mut request = to(Green);
+    request.by.id = Some("deploy-1".to_owned());
+    let outcome = rig.switch(request.clone()).await;
+    rig.end().await;
+    let rig = Rig::on(folder.path(), pair());
+    assert_eq!(rig.switch(to(Blue)).await.exit_code(), 0);
+    let again = rig.switch(request).await;
+    assert_eq!(again.to_string(), outcome.to_string());
+    assert_eq!(rig.live("web"), Blue, "it was not done again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_goes_on_after_a_restart_and_is_undone_after_the_second_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::on(folder.path(), pair());
+    let _news = rig.board.switch(to(Green));
+    rig.until(Phase::Observing).await;
+    rig.end().await;
+
+    let rig = Rig::on(folder.path(), pair());
+    rig.until(Phase::Observing).await;
+    let status = rig.board.status();
+    let run = status[0].run.clone().expect("a run");
+    assert_eq!((run.target, run.services.len()), (Green, 2));
+    assert_eq!(rig.board.abort(verb()).await.exit_code(), 0);
+    assert_eq!(rig.driver.log()[0], "publish api=blue web=blue");
+    let _news = rig.board.switch(to(Green));
+    rig.until(Phase::Observing).await;
+    assert_eq!(rig.live("web"), Green);
+    rig.end().await;
+
+    // A stop on purpose in between does not count.
+    let rig = Rig::on(folder.path(), pair());
+    rig.until(Phase::Observing).await;
+    rig.board.goodbye().await;
+    rig.end().await;
+    let rig = Rig::on(folder.path(), pair());
+    rig.until(Phase::Observing).await;
+    assert_eq!((rig.live("api"), rig.live("web")), (Green, Green));
+    rig.end().await;
+    let rig = Rig::on(folder.path(), pair());
+    rig.until(Phase::Idle).await;
+    assert_eq!((rig.live("api"), rig.live("web")), (Blue, Blue));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resumed_watch_ends_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::on(folder.path(), pair());
+    let _news = rig.board.switch(to(Green));
+    rig.until(Phase::Observing).await;
+    rig.end().await;
+    let rig = Rig::on(folder.path(), pair());
+    rig.until(Phase::Observing).await;
+    rig.until(Phase::Idle).await;
+    assert_eq!((rig.live("web"), rig.saved("web")), (Green, Green));
+    let log = rig.driver.log().join("\n");
+    assert!(
+        log.contains("drain web"),
+        "the old pool is drained at last: {log}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_freeze_refuses_every_switch_and_no_rollback_and_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::on(folder.path(), pair());
+    let _news = rig.board.switch(to(Green));
+    rig.until(Phase::Observing).await;
+    let freeze = Freeze {
+        why: "the sale".to_owned(),
+        by: "ann".to_owned(),
+        since_ms: 1,
+        until_ms: None,
+    };
+    assert_eq!(rig.board.freeze(Some(freeze.clone())).await, Ok(()));
+    assert_eq!(rig.board.rollback(verb()).await.exit_code(), 0);
+    rig.end().await;
+
+    let rig = Rig::on(folder.path(), pair());
+    assert_eq!(rig.board.notes().freeze, Some(freeze.clone()));
+    let mut forced = to(Green);
+    forced.force = true;
+    let outcome = rig.switch(forced.clone()).await;
+    assert_eq!(outcome.exit_code(), 3);
+    assert_eq!(
+        outcome.to_string(),
+        "refused: switches are frozen by ann: the sale"
+    );
+    let over = Freeze {
+        until_ms: Some(1),
+        ..freeze
+    };
+    assert_eq!(rig.board.freeze(Some(over)).await, Ok(()));
+    assert_eq!(rig.switch(forced).await.exit_code(), 0, "its time is over");
+    assert_eq!(rig.board.freeze(None).await, Ok(()));
+    assert_eq!(rig.board.notes().freeze, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn maintenance_is_remembered_and_a_disk_that_fails_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::on(folder.path(), pair());
+    let record = MaintenanceRecord {
+        message: Some("back at noon".to_owned()),
+        by: "ann".to_owned(),
+        since_ms: 1,
+    };
+    let change = |key: &str| vec![(key.to_owned(), Some(record.clone()))];
+    assert_eq!(rig.board.maintain(change("service:web")).await, Ok(()));
+    rig.disk.full.store(true, Ordering::Relaxed);
+    let told = rig.board.maintain(change("site:example.com")).await;
+    assert!(told.is_err_and(|why| why.contains("no space left") || why.contains("storage")));
+    assert_eq!(
+        rig.board.notes().maintenance.len(),
+        2,
+        "it holds all the same"
+    );
+    rig.disk.full.store(false, Ordering::Relaxed);
+    rig.board.flush().await;
+    rig.end().await;
+    let rig = Rig::on(folder.path(), pair());
+    assert_eq!(rig.board.notes().maintenance["service:web"], record);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_journal_locks_switches_until_its_repair() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::damaged(
+        folder.path(),
+        pair(),
+        Some("record 2 is damaged".to_owned()),
+    );
+    let refused = rig.switch(to(Green)).await;
+    assert_eq!(
+        (refused.code(), refused.exit_code()),
+        ("journal_damaged", 3)
+    );
+    let disk = Arc::clone(&rig.disk);
+    let repair = move |book: &Book| disk.journal.repair(book).map_err(|error| error.to_string());
+    let done = rig.board.repair(repair).await.unwrap();
+    assert!(done.last().is_some_and(|line| line.contains("wrote a new")));
+    assert_eq!(rig.switch(to(Green)).await.exit_code(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -462,8 +636,7 @@ async fn a_restart_keeps_the_live_color_and_still_knows_the_way_back() {
     let rig = Rig::on(folder.path(), pair());
     let _news = rig.board.switch(to(Green));
     rig.until(Phase::Observing).await;
-    rig.board.flush().await;
-    drop(rig);
+    rig.end().await;
 
     let mut services = pair();
     services[0].live = Some(Blue);

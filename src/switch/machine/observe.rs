@@ -15,6 +15,9 @@ use crate::switch::verdict::{Observation, ServiceObservation, Verdict};
 /// Between two samples of a watched cutover.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
+/// The shortest watch after a restart in the middle of one.
+const RESUMED: Duration = Duration::from_secs(60);
+
 impl Machine {
     /// Watches a cutover that has just happened, unless nobody wants to.
     pub(super) fn observe(&mut self, now: Instant, run: Run) -> State {
@@ -150,7 +153,12 @@ impl Machine {
     ) -> State {
         let over = watch.observation.elapsed >= watch.observation.observe_max();
         match verdict {
-            Verdict::Undecided if !over => State::Observing(watch),
+            Verdict::Undecided if !over => {
+                if held.is_some() {
+                    self.record_hold(None);
+                }
+                State::Observing(watch)
+            }
             // Whatever the judge is made of, a watch ends.
             Verdict::Undecided | Verdict::Keep => self.commit(now, watch.run, Vec::new()),
             Verdict::RollBack { cause, reason } => {
@@ -180,6 +188,7 @@ impl Machine {
         reason: String,
     ) -> State {
         if held.is_none() {
+            self.record_hold(Some(reason.clone()));
             self.notify(Event::Held {
                 reason: reason.clone(),
                 services: services(&watch.run.moves),
@@ -207,6 +216,50 @@ impl Machine {
         State::Held(watch, Hold { reason })
     }
 
+    /// A hold survives a restart.
+    fn record_hold(&mut self, reason: Option<String>) {
+        let last = self.last.as_mut();
+        if let Some(watched) = last.and_then(|last| last.watched.as_mut()) {
+            watched.held = reason;
+            let _ = self.persist(None);
+        }
+    }
+
+    /// Watches on what was watched when the daemon stopped, `elapsed` after its cutover: for the
+    /// rest of the watch, a minute at least, with evidence from now on. Only for a new machine.
+    pub fn resume(&mut self, now: Instant, generation: Generation, elapsed: Duration) {
+        let Some(last) = self.last.clone().filter(|last| !last.kept) else {
+            return;
+        };
+        let moves = self.undo();
+        let Some(watched) = last.watched.filter(|_| !moves.is_empty()) else {
+            return;
+        };
+        let run = Run {
+            generation,
+            actor: last.actor,
+            why: watched.why,
+            target: watched.target,
+            release: None,
+            moves,
+            reported: false,
+        };
+        let observation = self.observation(&run, Duration::ZERO, &[], &[]);
+        let passed = elapsed.min(observation.observe().saturating_sub(RESUMED));
+        let watch = Watch {
+            run,
+            since: now.checked_sub(passed).unwrap_or(now),
+            next: now,
+            base: Vec::new(),
+            old: Vec::new(),
+            observation,
+        };
+        self.state = match watched.held {
+            Some(reason) => State::Held(watch, Hold { reason }),
+            None => State::Observing(watch),
+        };
+    }
+
     pub(super) fn promote(&mut self, now: Instant, command: &Command) {
         self.state = match self.take() {
             State::Observing(watch) | State::Held(watch, _) => {
@@ -232,6 +285,7 @@ impl Machine {
     pub(super) fn commit(&mut self, now: Instant, run: Run, promoters: Vec<Generation>) -> State {
         if let Some(last) = &mut self.last {
             last.kept = true;
+            last.watched = None;
         }
         let ticket = self.persist(None);
         State::Committing(Committing {

@@ -8,7 +8,7 @@ use super::{Machine, WRITE_PATIENCE};
 use crate::model::{Color, Generation, Release, ServiceName};
 use crate::switch::gate::{GateFailure, Ready, SlotReport};
 use crate::switch::outcome::{Outcome, Refusal};
-use crate::switch::record::{Cutover, Intent, Live, Move};
+use crate::switch::record::{Cutover, Intent, Live, Move, Watched};
 
 /// Between two looks at a shut gate.
 const CHECK_EVERY: Duration = Duration::from_millis(250);
@@ -276,6 +276,13 @@ impl Machine {
             moves: run.moves.clone(),
             actor: run.actor.clone(),
             kept: false,
+            watched: Some(Watched {
+                target: run.target,
+                why: run.why.clone(),
+                since_ms: 0,
+                crashes: 0,
+                held: None,
+            }),
         });
         let forced = ready.is_forced();
         self.out.push(Effect::CutOver { ready, pools });

@@ -52,14 +52,16 @@ impl World {
             }
             12 => self.stale(whom, service),
             13 => self.reload(&service),
+            14 if self.crashes => self.crash(usize::from(whom) % 3, amount % 4 == 0),
             _ => self.pass(Duration::from_millis(u64::from(amount) * 2)),
         }
         self.writes();
     }
 }
 
-fn history(observe: u64, reloads: bool, steps: &[Step]) {
+fn history(observe: u64, reloads: bool, crashes: bool, steps: &[Step]) {
     let mut world = World::new(observe, reloads);
+    world.crashes = crashes;
     for step in steps {
         world.step(*step);
     }
@@ -83,7 +85,7 @@ proptest! {
 
     #[test]
     fn no_history_breaks_an_invariant(observe in 0_u64..20, steps in steps()) {
-        history(observe, false, &steps);
+        history(observe, false, false, &steps);
     }
 }
 
@@ -92,6 +94,22 @@ proptest! {
 
     #[test]
     fn no_reload_breaks_an_invariant(observe in 0_u64..20, steps in steps()) {
-        history(observe, true, &steps);
+        history(observe, true, false, &steps);
+    }
+}
+
+/// `SOAK_HISTORIES` random histories; the seeds are proptest's, which prints the smallest one
+/// that fails.
+fn histories(short: u32) -> u32 {
+    let wanted = std::env::var("SOAK_HISTORIES").ok();
+    wanted.map_or(short, |text| text.parse().expect("a number"))
+}
+
+proptest! {
+    #![proptest_config(config(histories(5_000)))]
+
+    #[test]
+    fn no_crash_breaks_an_invariant(observe in 0_u64..20, reloads: bool, steps in steps()) {
+        history(observe, reloads, true, &steps);
     }
 }

@@ -47,7 +47,8 @@ impl Machine {
             State::Held(watch, hold) => self.keep_watching(now, watch, Some(hold)),
             State::RollingBack(mut back) => {
                 if back.step == Step::Announcing {
-                    self.keep_moves(&mut back.moves, |m| m.from);
+                    let dropped = self.keep_moves(&mut back.moves, |m| m.from);
+                    self.forget(&dropped);
                 }
                 if back.moves.is_empty() {
                     self.not_going_back(back)
@@ -75,6 +76,7 @@ impl Machine {
         let dropped = self.keep_moves(&mut watch.run.moves, |m| m.to);
         let seen = &mut watch.observation.services;
         seen.retain(|seen| dropped.iter().all(|m| m.service != seen.service));
+        self.forget(&dropped);
         let ticket = self.persist(None);
         for m in dropped {
             let live_again = self
@@ -92,6 +94,15 @@ impl Machine {
             Some(hold) => State::Held(watch, hold),
             None => State::Observing(watch),
         }
+    }
+
+    /// What takes no further part is not watched, and not undone, after a restart either.
+    fn forget(&mut self, dropped: &[Move]) {
+        self.last = self.last.take().and_then(|mut last| {
+            let is_dropped = |m: &Move| dropped.iter().any(|other| other.service == m.service);
+            last.moves.retain(|m| !is_dropped(m));
+            (!last.moves.is_empty()).then_some(last)
+        });
     }
 
     fn not_going_back(&mut self, back: RollingBack) -> State {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::switch::driver::Traffic;
 use crate::switch::gate::{GateReport, SlotReport, UpstreamReport, UpstreamState};
+use crate::switch::record::Book;
+use crate::switch::recover::recover;
 use crate::switch::verdict::{Verdict, plain};
 
 pub(super) const SERVICES: [&str; 3] = ["api", "web", "worker"];
@@ -32,6 +34,7 @@ pub(super) struct World {
     pub(super) start: Instant,
     pub(super) now: Instant,
     pub(super) reloads: bool,
+    pub(super) crashes: bool,
     pub(super) disk: Disk,
     /// As the shell keeps it: services that a reload took away are remembered.
     pub(super) book: BTreeMap<ServiceName, Live>,
@@ -49,6 +52,8 @@ pub(super) struct World {
     pub(super) forced: BTreeSet<Generation>,
     pub(super) admitted: BTreeSet<Generation>,
     pub(super) open: BTreeSet<Generation>,
+    /// Runs that were taken up again after a crash: nobody waits for them.
+    pub(super) orphans: BTreeSet<Generation>,
     pub(super) undo: BTreeMap<ServiceName, Color>,
     pub(super) absent: BTreeMap<ServiceName, Member>,
     /// How every command ended so far.
@@ -96,6 +101,7 @@ impl World {
             start,
             now: start,
             reloads,
+            crashes: false,
             disk: Disk::Works,
             book: lives.clone(),
             writes: VecDeque::new(),
@@ -111,6 +117,7 @@ impl World {
             forced: BTreeSet::new(),
             admitted: BTreeSet::new(),
             open: BTreeSet::new(),
+            orphans: BTreeSet::new(),
             undo: BTreeMap::new(),
             absent: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -242,11 +249,13 @@ impl World {
                 assert!(self.draining.remove(&key), "retired undrained");
             }
             Effect::Report { command, progress } => {
-                assert!(self.open.contains(&command), "news after the end");
+                let known = self.open.contains(&command) || self.orphans.contains(&command);
+                assert!(known, "news after the end");
                 self.progress.push((command, progress));
             }
             Effect::Finish { command, outcome } => {
-                assert!(self.open.remove(&command), "ended twice, or never begun");
+                let known = self.open.remove(&command) || self.orphans.remove(&command);
+                assert!(known, "ended twice, or never begun");
                 self.ended.insert(command, outcome);
             }
             Effect::Notify(event) => self.events.push(event),
@@ -435,6 +444,105 @@ impl World {
             before,
             "a stale input changed something"
         );
+    }
+
+    /// The process dies and starts again. Of what is being written, `reached` records are on
+    /// disk though nobody was told; `goodbye`: it stopped on purpose. What is live then is
+    /// worked out here once more, from the table of the design and not from the code.
+    pub(super) fn crash(&mut self, reached: usize, goodbye: bool) {
+        for _ in 0..reached.min(self.writes.len()) {
+            if let Some((_, record, live)) = self.writes.pop_front() {
+                self.durable = record;
+                self.durable_live = live;
+            }
+        }
+        self.writes.clear();
+        let expected = self.after_a_crash(goodbye);
+
+        let record = |(name, live): (&ServiceName, &Live)| {
+            let record = ServiceRecord {
+                live: *live,
+                releases: BTreeMap::new(),
+            };
+            (name.clone(), record)
+        };
+        let stack = StackName::from("default");
+        let book = Book {
+            generation: Generation(self.next),
+            services: self.durable_live.iter().map(record).collect(),
+            stacks: [(stack.clone(), self.durable.clone())].into(),
+            clean: goodbye,
+            ..Book::default()
+        };
+        let book = recover(Some(book), &[]).book;
+        self.next = self.next.max(book.generation.0) + 1;
+        let live: BTreeMap<_, _> = book
+            .services
+            .iter()
+            .map(|(name, record)| (name.clone(), record.live))
+            .collect();
+        assert_eq!(live, expected, "not what the table names");
+        for (service, live) in &live {
+            let key = (service.clone(), live.generation);
+            assert!(
+                !self.draining.contains(&key),
+                "live again, though it was drained"
+            );
+        }
+
+        // Connections, drains, commands: all ended with the process.
+        self.draining.clear();
+        self.open.clear();
+        self.durable = book.stacks[&stack].clone();
+        self.durable_live.clone_from(&live);
+        self.book.clone_from(&live);
+        let last = self.durable.last.clone();
+        let moved = last.iter().flat_map(|last| &last.moves);
+        self.undo = moved.map(|m| (m.service.clone(), m.from.color)).collect();
+        let members: Vec<_> = self
+            .machine
+            .members()
+            .map(|(name, member)| {
+                let mut member = member.clone();
+                member.live = live[name];
+                (name.clone(), member)
+            })
+            .collect();
+        for member in self.absent.iter_mut() {
+            member.1.live = live[member.0];
+        }
+        self.published = live;
+        self.machine = Machine::new(self.now, stack, members, last);
+        let generation = Generation(self.next);
+        self.next += 1;
+        self.machine
+            .resume(self.now, generation, Duration::from_secs(3));
+        // A watch that goes on has nobody who waits for it.
+        self.orphans.insert(generation);
+    }
+
+    /// The table: what was only intended did not happen, except a rollback; what is watched goes
+    /// on, except after the second crash.
+    fn after_a_crash(&self, goodbye: bool) -> BTreeMap<ServiceName, Live> {
+        let mut live = self.durable_live.clone();
+        let crashes = self.durable.last.as_ref().and_then(|last| {
+            let watched = last.watched.as_ref().filter(|_| !last.kept)?;
+            Some(watched.crashes + u32::from(!goodbye))
+        });
+        let undone = crashes.is_some_and(|crashes| crashes >= 2);
+        match (&self.durable.pending, &self.durable.last) {
+            (Some(Intent::CutOver { moves }), _) => {
+                live.extend(moves.iter().map(|m| (m.service.clone(), m.from)));
+            }
+            (Some(Intent::RollBack { moves }), _) => {
+                live.extend(moves.iter().map(|m| (m.service.clone(), m.to)));
+            }
+            (None, Some(last)) if undone => {
+                live.extend(last.moves.iter().map(|m| (m.service.clone(), m.from)));
+            }
+            (None, _) => {}
+        }
+        live
     }
 
     /// With everything working again, everything comes to an end.

@@ -1,0 +1,106 @@
+//! `doctor`: what is wrong on this machine.
+
+use std::path::Path;
+
+use cutover::admin::client::Client;
+use cutover::admin::socket;
+use cutover::admin::wire::{ControlError, ErrorCode, Operation};
+use cutover::app::{Finding, Level};
+use cutover::config::{self, Found};
+
+use crate::output::Output;
+use crate::text::{Line, Style};
+
+/// Exit code 1 if there is a problem; warnings do not count.
+pub(crate) async fn doctor(
+    output: &Output,
+    addr: Option<&str>,
+    config: Option<&Path>,
+    repair: bool,
+) -> u8 {
+    let client = socket::locate(addr).ok().map(Client::new);
+    let running = match &client {
+        Some(client) => client.status().await.is_ok(),
+        None => false,
+    };
+    let Found::File(file) = config::find(config) else {
+        return output.error(ControlError::new(
+            ErrorCode::Usage,
+            "there is no cutover.toml here nor in /etc/cutover: name one with --config",
+        ));
+    };
+    if repair {
+        return match client.filter(|_| running) {
+            Some(client) => by_the_daemon(output, &client).await,
+            None => by_hand(output, &file),
+        };
+    }
+    let found = cutover::app::doctor(&file, running).await;
+    let problem = found.iter().any(|one| one.level == Level::Problem);
+    if output.json {
+        output.document(&serde_json::json!({"findings": found, "running": running}));
+    } else {
+        let daemon = if running {
+            "a daemon is running"
+        } else {
+            "no daemon is running"
+        };
+        output.lines([&Line::new().with(Style::Dim, daemon)]);
+        output.lines(&found.iter().flat_map(lines).collect::<Vec<_>>());
+    }
+    u8::from(problem)
+}
+
+async fn by_the_daemon(output: &Output, client: &Client) -> u8 {
+    match client.operate(&Operation::Repair {}).await {
+        Ok(done) if output.json => output.document(&done),
+        Ok(done) => say(output, &done.done),
+        Err(error) => return output.error(error),
+    }
+    0
+}
+
+/// Without a daemon the journal is this process's for a moment.
+fn by_hand(output: &Output, file: &Path) -> u8 {
+    let failed = |message: String| output.error(ControlError::new(ErrorCode::Failed, message));
+    let config = match config::load(file) {
+        Ok(config) => config,
+        Err(errors) => {
+            return output.error(
+                ControlError::new(ErrorCode::InvalidConfig, "the configuration has errors")
+                    .with_details(errors.0.iter().map(ToString::to_string)),
+            );
+        }
+    };
+    match cutover::app::repair(&config.state_dir) {
+        Ok(done) if output.json => output.document(&serde_json::json!({"done": done})),
+        Ok(done) if done.is_empty() => say(output, &["the journal is not damaged".to_owned()]),
+        Ok(done) => say(output, &done),
+        Err(error) => return failed(error.to_string()),
+    }
+    0
+}
+
+fn say(output: &Output, done: &[String]) {
+    for line in done {
+        output.lines([&Line::new().plain(line)]);
+    }
+}
+
+fn lines(finding: &Finding) -> Vec<Line> {
+    let (style, word) = match finding.level {
+        Level::Ok => (Style::Good, "ok"),
+        Level::Warning => (Style::Warn, "warning"),
+        Level::Problem => (Style::Bad, "problem"),
+    };
+    let mut lines = vec![
+        Line::new()
+            .with(style, format!("{word:<8}"))
+            .plain(format!("{:<16}{}", finding.check, finding.what)),
+    ];
+    if finding.level != Level::Ok {
+        lines.push(Line::new().plain(format!("        {}", finding.meaning)));
+        lines.push(Line::new().with(Style::Dim, format!("        to mend it: {}", finding.fix)));
+    }
+    lines
+}
