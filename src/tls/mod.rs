@@ -18,7 +18,7 @@
 mod acceptor;
 mod ca;
 mod certificate;
-mod disk;
+pub(crate) mod disk;
 mod error;
 mod policy;
 mod roots;
