@@ -1,13 +1,13 @@
 //! The loop around the plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, mpsc};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{self, JoinHandle, JoinSet};
 
 use super::challenges::Challenges;
 use super::directory::{ASK_AGAIN, Directory, certificate_id, renewal_window};
@@ -120,8 +120,15 @@ struct State {
     ask_at: BTreeMap<NameSet, SystemTime>,
 }
 
+/// What runs beside the loop.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<Done>,
+    attempts: HashMap<task::Id, Attempt>,
+}
+
 enum Done {
-    Attempt(Attempt, Outcome),
+    Attempt(Outcome),
     Windows(Vec<(NameSet, Option<Window>, SystemTime)>),
 }
 
@@ -247,7 +254,7 @@ impl Issuance {
 
 impl Shared {
     async fn run(self: Arc<Self>) {
-        let mut tasks = JoinSet::new();
+        let mut tasks = Tasks::default();
         let mut asking = false;
         loop {
             self.begin(&mut tasks);
@@ -257,13 +264,23 @@ impl Shared {
             tokio::select! {
                 () = tokio::time::sleep(self.pause()) => {}
                 () = self.wake.notified() => {}
-                Some(done) = tasks.join_next() => match done {
-                    Ok(Done::Attempt(attempt, outcome)) => self.finish(&attempt, outcome),
-                    Ok(Done::Windows(windows)) => {
+                Some(done) = tasks.set.join_next_with_id() => match done {
+                    Ok((id, Done::Attempt(outcome))) => {
+                        if let Some(attempt) = tasks.attempts.remove(&id) {
+                            self.finish(&attempt, outcome);
+                        }
+                    }
+                    Ok((_, Done::Windows(windows))) => {
                         asking = false;
                         self.suggest(windows);
                     }
-                    Err(error) => tracing::error!(%error, "an ACME task ended early"),
+                    Err(error) => match tasks.attempts.remove(&error.id()) {
+                        Some(attempt) => self.finish(&attempt, Outcome::Failed {
+                            kind: FailureKind::Unavailable(None),
+                            message: format!("a fault of this program: {error}"),
+                        }),
+                        None => asking = false,
+                    },
                 },
             }
         }
@@ -296,7 +313,7 @@ impl Shared {
         }
     }
 
-    /// Serves a stored certificate, unless it is the one that is served already or over.
+    /// Serves a stored certificate.
     fn install(&self, state: &mut State, names: &NameSet, pem: &[u8]) {
         let file = self.shelf.certificate_file(names);
         match self.store.install(&names.patterns(), &file, pem, pem) {
@@ -354,7 +371,7 @@ impl Shared {
         }
     }
 
-    fn begin(self: &Arc<Self>, tasks: &mut JoinSet<Done>) {
+    fn begin(self: &Arc<Self>, tasks: &mut Tasks) {
         let now = self.now();
         let mut state = self.state();
         if !self.may_order(&mut state) {
@@ -386,10 +403,10 @@ impl Shared {
                 method,
             });
             let shared = Arc::clone(self);
-            tasks.spawn(async move {
-                let outcome = shared.attempt(&attempt).await;
-                Done::Attempt(attempt, outcome)
-            });
+            let begun = attempt.clone();
+            let task =
+                (tasks.set).spawn(async move { Done::Attempt(shared.attempt(&begun).await) });
+            tasks.attempts.insert(task.id(), attempt);
         }
     }
 
@@ -511,9 +528,9 @@ impl Shared {
     }
 
     /// Begins to ask the CA for the windows that are due; whether it did.
-    fn ask(self: &Arc<Self>, tasks: &mut JoinSet<Done>) -> bool {
+    fn ask(self: &Arc<Self>, tasks: &mut Tasks) -> bool {
         let now = self.now();
-        let state = self.state();
+        let mut state = self.state();
         if state.lock.is_none() {
             return false;
         }
@@ -524,12 +541,18 @@ impl Shared {
             .filter(|names| state.ask_at.get(*names).is_none_or(|at| *at <= now))
             .cloned()
             .collect();
+        for names in &sets {
+            // Until there is an answer.
+            state.ask_at.insert(names.clone(), now + ASK_AGAIN);
+        }
         drop(state);
         if sets.is_empty() {
             return false;
         }
         let shared = Arc::clone(self);
-        tasks.spawn(async move { Done::Windows(shared.windows(sets, now).await) });
+        tasks
+            .set
+            .spawn(async move { Done::Windows(shared.windows(sets, now).await) });
         true
     }
 
