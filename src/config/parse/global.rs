@@ -255,7 +255,9 @@ fn acme(section: Option<Section<'_>>) -> Acme {
         let mut directory = AcmeFallback::ZERO_SSL.to_owned();
         section.set("directory", &mut directory, url);
         let eab = eab(&section);
-        if eab.is_none() && directory == AcmeFallback::ZERO_SSL {
+        let bound = ["eab_key_id", "eab_key", "eab_key_file"];
+        let bound = bound.iter().any(|key| section.entry(key).is_some());
+        if !bound && directory == AcmeFallback::ZERO_SSL {
             section.missing("ZeroSSL needs eab_key_id and eab_key or eab_key_file");
         }
         AcmeFallback { directory, eab }
