@@ -137,7 +137,7 @@ async fn the_preferred_chain_is_taken_from_the_alternates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_does_not_exist_or_that_caa_forbids_costs_no_order() {
+async fn a_name_without_an_address_costs_no_order() {
     let pebble = Pebble::start(&[]).await;
     let edge = Edge::builder(&pebble.issuer(), &[Method::Http01], &["gone.example.com"])
         .dns_without_names()
@@ -260,4 +260,18 @@ async fn the_window_that_the_ca_suggests_moves_the_renewal() {
         wait >= Duration::from_secs(3500) && wait <= Duration::from_secs(7300),
         "{wait:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caa_records_of_the_parent_that_name_another_ca_cost_no_order() {
+    let ca = Misbehaving::start(Mood::Named("ours.example")).await;
+    let edge = Edge::builder(&ca.issuer(), &[Method::Http01], &["n.example.com"])
+        .dns_with_caa("example.com.", "other.example")
+        .await
+        .start()
+        .await;
+    let error = edge.failed().await;
+    let words = "the CAA records of example.com forbid ours.example: they allow only other.example";
+    assert!(error.contains(words), "{error}");
+    assert_eq!(ca.asked(), 1, "the directory alone");
 }

@@ -23,6 +23,8 @@ pub(crate) enum Mood {
     Broken,
     /// Refuses accounts for so long.
     Limited(Duration),
+    /// Is named so in CAA records.
+    Named(&'static str),
     /// Wants certificates renewed between then and twice then.
     Suggests(Duration),
 }
@@ -87,6 +89,7 @@ async fn answer(mut stream: TcpStream, mood: Mood, port: u16) {
     let directory = serde_json::json!({
         "newNonce": url("/nonce"), "newAccount": url("/account"), "newOrder": url("/order"),
         "renewalInfo": url("/renewal"),
+        "meta": {"caaIdentities": if let Mood::Named(name) = mood { vec![name] } else { Vec::new() }},
     });
     let nonce = "Replay-Nonce: abc\r\n".to_owned();
     let (status, headers, body) = match mood {
@@ -96,8 +99,10 @@ async fn answer(mut stream: TcpStream, mood: Mood, port: u16) {
             return;
         }
         Mood::Garbage => ("200 OK", String::new(), "<html>hello</html>".to_owned()),
-        Mood::Broken => ("500 Internal Server Error", String::new(), "no".to_owned()),
-        Mood::Limited(_) | Mood::Suggests(_) if path == "/dir" => {
+        Mood::Broken | Mood::Named(_) => {
+            ("500 Internal Server Error", String::new(), "no".to_owned())
+        }
+        Mood::Limited(_) | Mood::Suggests(_) | Mood::Named(_) if path == "/dir" => {
             ("200 OK", String::new(), directory.to_string())
         }
         Mood::Limited(_) if path == "/nonce" => ("200 OK", nonce, String::new()),

@@ -11,7 +11,7 @@ use cutover::acme::{
 };
 use cutover::clock;
 use cutover::config::{Site, Tls};
-use cutover::http::Resolver;
+use cutover::http::{Client, Resolver};
 use cutover::metrics::Metrics;
 use cutover::model::HostPattern;
 use cutover::tls::{CertificateInfo, Store};
@@ -26,7 +26,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::pebble::{self, Program, free_port, names_server};
+use crate::pebble::{self, Program, free_port, names_server, names_server_with};
 
 /// Longer than any order takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,6 +97,27 @@ impl Builder {
         let port = free_port();
         self.dns = Some((port, names_server(port, "")));
         self
+    }
+
+    /// A resolver for which `host` has this one CAA record.
+    pub(crate) async fn dns_with_caa(mut self, host: &str, issuer: &str) -> Self {
+        let (port, management) = (free_port(), free_port());
+        let server = names_server_with(port, management, "127.0.0.1");
+        let policies = serde_json::json!([{"tag": "issue", "value": issuer}]);
+        let body = serde_json::json!({"host": host, "policies": policies}).to_string();
+        let url = format!("http://127.0.0.1:{management}/add-caa");
+        for _ in 0..200 {
+            let request = http::Request::post(&url).body(body.clone().into());
+            let sent = Client::system()
+                .fetch(&Resolver::system(), request.expect("a URL"), PATIENCE, 1024)
+                .await;
+            if sent.is_ok_and(|answer| answer.status.is_success()) {
+                self.dns = Some((port, server));
+                return self;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("the DNS did not come up");
     }
 
     /// On the volume of a process that was killed.

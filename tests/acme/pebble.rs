@@ -181,11 +181,16 @@ pub(crate) fn free_port() -> u16 {
 
 /// A DNS where every name has this IPv4 address; none with an empty one.
 pub(crate) fn names_server(port: u16, address: &str) -> Program {
+    names_server_with(port, free_port(), address)
+}
+
+/// The same, with the port of its management.
+pub(crate) fn names_server_with(port: u16, management: u16, address: &str) -> Program {
     let mut server = Command::new("pebble-challtestsrv");
     server.args(["-http01", "", "-https01", "", "-tlsalpn01", ""]);
     server.args(["-defaultIPv4", address, "-defaultIPv6", ""]);
     server.args(["-dns01", &format!("127.0.0.1:{port}")]);
-    server.args(["-management", &format!("127.0.0.1:{}", free_port())]);
+    server.args(["-management", &format!("127.0.0.1:{management}")]);
     run(server)
 }
 
