@@ -99,12 +99,12 @@ async fn answer(mut stream: TcpStream, mood: Mood, port: u16) {
             return;
         }
         Mood::Garbage => ("200 OK", String::new(), "<html>hello</html>".to_owned()),
-        Mood::Broken | Mood::Named(_) => {
-            ("500 Internal Server Error", String::new(), "no".to_owned())
-        }
+        Mood::Broken => ("500 Internal Server Error", String::new(), "no".to_owned()),
         Mood::Limited(_) | Mood::Suggests(_) | Mood::Named(_) if path == "/dir" => {
             ("200 OK", String::new(), directory.to_string())
         }
+        // Asked for nothing else while CAA forbids it.
+        Mood::Named(_) => return,
         Mood::Limited(_) if path == "/nonce" => ("200 OK", nonce, String::new()),
         Mood::Limited(wait) => {
             let body = serde_json::json!({
