@@ -240,8 +240,16 @@ impl Work<'_> {
         shown: &mut Vec<Proof>,
     ) -> Result<(), Stop> {
         let mut asked = BTreeSet::new();
-        with_fresh_nonce!(self.challenge(order, solver, shown, &mut asked).await)
-            .map_err(|error| self.stop(error))?;
+        let asked = with_fresh_nonce!(self.challenge(order, solver, shown, &mut asked).await);
+        if let Err(error) = asked {
+            let from_ca = matches!(error, Error::Api(_));
+            let stop = self.stop(error);
+            // A quick CA judges before it answers that it will; the authorization says more.
+            return Err(match stop.kind {
+                FailureKind::Validation if from_ca => self.refusal(order).await,
+                _ => stop,
+            });
+        }
         let policy = policy(self.patience);
         match with_fresh_nonce!(order.poll_ready(&policy).await) {
             Ok(OrderStatus::Ready) => Ok(()),
