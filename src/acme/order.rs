@@ -318,7 +318,8 @@ impl Work<'_> {
         if said.is_empty() {
             let state = order.state();
             let text = state.error.as_ref().map(words);
-            said.push(text.unwrap_or_else(|| "the CA gave no reason".to_owned()));
+            let text = text.unwrap_or_else(|| "the CA gave no reason".to_owned());
+            said.push(format!("{}: {text}", self.attempt.names));
         }
         Stop {
             kind: FailureKind::Validation,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -171,12 +172,20 @@ impl Ports {
     }
 }
 
+/// A port that nobody has: below those that the system gives to others in the meantime, and
+/// another one at each call.
 pub(crate) fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)));
-    socket
-        .and_then(|socket| socket.local_addr())
-        .expect("a port")
-        .port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 16_384 + std::process::id() % 240 * 64;
+    let base = u16::try_from(base).expect("below 32768");
+    loop {
+        let port = base + NEXT.fetch_add(1, Ordering::SeqCst);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let free = std::net::TcpListener::bind(address).is_ok();
+        if free && std::net::UdpSocket::bind(address).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A DNS where every name has this IPv4 address; none with an empty one.
