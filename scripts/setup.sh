@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 packages=(
     build-essential cmake curl openssl procps python3-venv   # build, certificates, test clients
     nginx-light haproxy caddy                                # peers of the benches and tests
-    pebble                                                   # ACME server that tests certificates
+    pebble                                                   # ACME server of the tests, with its DNS
     wrk nghttp2-client hey                                   # load: wrk, h2load, hey
 )
 

@@ -5,11 +5,12 @@
 //! ```text
 //! wiring    app
 //! control   admin
-//! planes    proxy   switch   health
+//! planes    proxy   switch   health   acme
 //! shared    pool   tls   http
 //! words     model   config   clock   metrics
 //! ```
 
+pub mod acme;
 pub mod admin;
 pub mod app;
 pub mod clock;

@@ -261,6 +261,39 @@ pub struct Acme {
     pub ca_file: Option<PathBuf>,
     /// Resolvers for pre-flight checks; empty: the system's.
     pub resolvers: Vec<SocketAddr>,
+    /// Directory on which failed orders are tried first. Default: Let's Encrypt's, for its own.
+    pub staging: Option<String>,
+    /// External account binding of the directory.
+    pub eab: Option<Eab>,
+    /// Profile of certificates that is asked for.
+    pub profile: Option<String>,
+    /// Common name of the issuer at the top of the chain that is preferred.
+    pub preferred_chain: Option<String>,
+    /// The CA that is asked when the first one fails.
+    pub fallback: Option<AcmeFallback>,
+}
+
+/// External account binding (RFC 8555 §7.3.4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eab {
+    /// Key identifier that the CA gave.
+    pub key_id: String,
+    /// Its key, base64url.
+    pub key: Secret,
+}
+
+/// `[acme.fallback]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcmeFallback {
+    /// Directory URL. Default ZeroSSL.
+    pub directory: String,
+    /// External account binding; ZeroSSL needs one.
+    pub eab: Option<Eab>,
+}
+
+impl AcmeFallback {
+    /// Directory of ZeroSSL.
+    pub const ZERO_SSL: &'static str = "https://acme.zerossl.com/v2/DV90";
 }
 
 impl Default for Acme {
@@ -270,6 +303,11 @@ impl Default for Acme {
             directory: "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
             ca_file: None,
             resolvers: Vec::new(),
+            staging: None,
+            eab: None,
+            profile: None,
+            preferred_chain: None,
+            fallback: None,
         }
     }
 }

@@ -19,8 +19,8 @@ mod site;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use env::Env;
 pub use global::{
-    AccessLog, Acme, Docker, DockerSocket, IpSet, Limits, Listen, Log, Maintenance, Notify,
-    NotifyKind, Secret, Timeouts,
+    AccessLog, Acme, AcmeFallback, Docker, DockerSocket, Eab, IpSet, Limits, Listen, Log,
+    Maintenance, Notify, NotifyKind, Secret, Timeouts,
 };
 pub use load::{Found, find, find_with, load, load_str, load_str_with, load_with};
 pub use rollback::{

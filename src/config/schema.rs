@@ -59,6 +59,7 @@ pub const TABLES: &[&Table] = &[
     &GATE,
     &AFTER,
     &ACME,
+    &ACME_FALLBACK,
     &DOCKER,
     &NOTIFY,
 ];
@@ -422,6 +423,24 @@ pub const ACME: Table = Table {
         ),
         key("ca_file", "path", r#""""#),
         key("resolvers", "list of addresses", "[]"),
+        key("staging", "URL", ""),
+        key("profile", "text", ""),
+        key("preferred_chain", "text", ""),
+        key("eab_key_id", "text", ""),
+        key("eab_key", "text", ""),
+        key("eab_key_file", "path", ""),
+        key("fallback", "table", ""),
+    ],
+};
+
+/// `[acme.fallback]`.
+pub const ACME_FALLBACK: Table = Table {
+    path: "acme.fallback",
+    keys: &[
+        key("directory", "URL", r#""https://acme.zerossl.com/v2/DV90""#),
+        key("eab_key_id", "text", ""),
+        key("eab_key", "text", ""),
+        key("eab_key_file", "path", ""),
     ],
 };
 

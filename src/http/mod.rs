@@ -8,12 +8,15 @@
 //! Not here: retries, redirects, cookies, proxies, and what an answer means. Requests of clients
 //! do not go this way; those are Pingora's.
 
+mod caa;
 mod client;
 mod failure;
+mod fetch;
 mod grpc;
 mod resolver;
 mod wire;
 
+pub use caa::Caa;
 pub use client::{Answer, Client, Dial, Get, Origin};
 pub use failure::{Failure, Phase};
 pub use grpc::ServingStatus;

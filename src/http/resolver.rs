@@ -140,7 +140,8 @@ impl Resolver {
         merge(v4, v6)
     }
 
-    async fn dns(&self) -> Option<TokioResolver> {
+    /// The client of the servers that are configured now; `None` without one.
+    pub(super) async fn dns(&self) -> Option<TokioResolver> {
         let (path, read) = match &self.servers {
             Servers::Fixed(dns) => return Some(dns.clone()),
             Servers::File { path, read } => (path, read),
@@ -213,7 +214,8 @@ fn merge(
     Err(told.unwrap_or(LookupError::NoAddress))
 }
 
-fn reason(error: &NetError) -> LookupError {
+/// What a failed lookup means. A record type other than addresses makes `NoAddress` mean "none".
+pub(super) fn reason(error: &NetError) -> LookupError {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
             ResponseCode::NXDomain => LookupError::NoSuchName,
@@ -269,7 +271,7 @@ const HOSTS_TTL: Duration = Duration::from_secs(5);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The whole lookup.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 #[path = "resolver_tests.rs"]

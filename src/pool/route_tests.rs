@@ -127,12 +127,7 @@ fn routes(sites: Vec<Site>) -> Routes {
             redact_query: Vec::new(),
             redact_headers: Vec::new(),
         },
-        acme: Acme {
-            email: None,
-            directory: String::new(),
-            ca_file: None,
-            resolvers: Vec::new(),
-        },
+        acme: Acme::default(),
         docker: None,
         notify: Vec::new(),
         sites,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Makes a folder of mode 0700, with its parents; one that others may enter is narrowed to it.
 /// One that is right is not touched, so it may lie on a read-only file system.
-pub(super) fn private_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn private_folder(folder: &Path) -> io::Result<()> {
     if let Ok(metadata) = fs::metadata(folder)
         && metadata.permissions().mode() & 0o077 == 0
     {
@@ -34,7 +34,7 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Replaces a file, or makes it. Mode 0600, on disk when it returns.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = write_beside(path, bytes)?;
     fs::rename(&temporary, path)?;
     sync_folder(path)

@@ -20,7 +20,7 @@ pub mod adopt;
 mod ca;
 mod certificate;
 mod client;
-mod disk;
+pub(crate) mod disk;
 mod error;
 mod event;
 mod files;

@@ -9,8 +9,8 @@ use super::section::Section;
 use super::tree::{Value, quoted};
 use super::value::{self, Parsed};
 use crate::config::{
-    AccessLog, Acme, Config, Docker, DockerSocket, IpSet, Limits, Listen, Log, Maintenance, Notify,
-    NotifyKind, Timeouts, schema,
+    AccessLog, Acme, AcmeFallback, Config, Docker, DockerSocket, Eab, IpSet, Limits, Listen, Log,
+    Maintenance, Notify, NotifyKind, Timeouts, schema,
 };
 
 /// Longest path of a unix socket: `sun_path` less its ending zero (unix(7)).
@@ -262,10 +262,7 @@ fn acme(section: Option<Section<'_>>) -> Acme {
             _ => Err(format!("{} is not an e-mail address", quoted(&email))),
         }
     });
-    section.set("directory", &mut acme.directory, |value| {
-        let url = value::text(value)?;
-        value::web_url(&url).map(|()| url)
-    });
+    section.set("directory", &mut acme.directory, url);
     section.set("ca_file", &mut acme.ca_file, value::optional_path);
     let port_53 = |value: &Value| {
         const FORM: &str = r#"an IP address, with a port unless it is 53, such as "1.1.1.1""#;
@@ -279,7 +276,47 @@ fn acme(section: Option<Section<'_>>) -> Acme {
         .ok_or_else(|| format!("expected {FORM}, found {}", value.describe()))
     };
     section.set_list("resolvers", &mut acme.resolvers, "addresses", port_53);
+    acme.staging = section.value("staging", url);
+    acme.profile = section.value("profile", value::words);
+    acme.preferred_chain = section.value("preferred_chain", value::words);
+    acme.eab = eab(&section);
+    acme.fallback = (section.section("fallback", &schema::ACME_FALLBACK)).map(|section| {
+        let mut directory = AcmeFallback::ZERO_SSL.to_owned();
+        section.set("directory", &mut directory, url);
+        let eab = eab(&section);
+        let bound = ["eab_key_id", "eab_key", "eab_key_file"];
+        let bound = bound.iter().any(|key| section.entry(key).is_some());
+        if !bound && directory == AcmeFallback::ZERO_SSL {
+            section.missing("ZeroSSL needs eab_key_id and eab_key or eab_key_file");
+        }
+        AcmeFallback { directory, eab }
+    });
     acme
+}
+
+fn url(value: &Value) -> Parsed<String> {
+    let url = value::text(value)?;
+    value::web_url(&url).map(|()| url)
+}
+
+/// An external account binding, if any of its keys is there.
+fn eab(section: &Section<'_>) -> Option<Eab> {
+    let given = |key| section.entry(key).is_some();
+    if !given("eab_key_id") && !given("eab_key") && !given("eab_key_file") {
+        return None;
+    }
+    let key_id = section.value("eab_key_id", value::words);
+    let key = section.secret("eab_key", "eab_key_file", |text| match text.is_empty() {
+        true => Err("the key of the binding is empty".to_owned()),
+        false => Ok(()),
+    });
+    if !given("eab_key_id") {
+        section.missing("needs eab_key_id with eab_key");
+    }
+    Some(Eab {
+        key_id: key_id?,
+        key: key?,
+    })
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "maps an Option")]

@@ -14,9 +14,9 @@ use self::text::{
     bare_or_quoted, duration, inline, list, matches, networks, number, path, size, text,
 };
 use super::{
-    Acme, AfterAction, Balance, ClientAuth, ClientAuthMode, Config, Docker, DockerSocket, Health,
-    Limits, Listen, Log, Maintenance, Notify, NotifyKind, Probe, Rollback, RollbackMode, Route,
-    Service, ServiceIndex, Site, Tls, TlsVersion,
+    Acme, AfterAction, Balance, ClientAuth, ClientAuthMode, Config, Docker, DockerSocket, Eab,
+    Health, Limits, Listen, Log, Maintenance, Notify, NotifyKind, Probe, Rollback, RollbackMode,
+    Route, Service, ServiceIndex, Site, Tls, TlsVersion,
 };
 use crate::model::Color;
 
@@ -230,15 +230,46 @@ fn acme(out: &mut Writer, acme: &Acme) {
     let default = Acme::default();
     let keys = |acme: &Acme| {
         let ca_file = acme.ca_file.as_deref();
+        let optional = |value: &Option<String>| value.as_ref().map_or_else(String::new, text);
+        let [key_id, key] = eab(acme.eab.as_ref());
         [
-            acme.email.as_ref().map_or_else(String::new, text),
+            optional(&acme.email),
             text(&acme.directory),
             ca_file.map_or_else(String::new, path),
             list(acme.resolvers.iter().map(text)),
+            optional(&acme.staging),
+            optional(&acme.profile),
+            optional(&acme.preferred_chain),
+            key_id,
+            key,
         ]
     };
-    let names = ["email", "directory", "ca_file", "resolvers"];
+    let names = [
+        "email",
+        "directory",
+        "ca_file",
+        "resolvers",
+        "staging",
+        "profile",
+        "preferred_chain",
+        "eab_key_id",
+        "eab_key",
+    ];
     differing(out, "[acme]", names, keys(acme), keys(&default));
+    if let Some(fallback) = &acme.fallback {
+        out.table("[acme.fallback]");
+        out.key("directory", text(&fallback.directory));
+        let [key_id, key] = eab(fallback.eab.as_ref());
+        if fallback.eab.is_some() {
+            out.key("eab_key_id", key_id);
+            out.key("eab_key", key);
+        }
+    }
+}
+
+/// Both keys of a binding; the secret one shows itself as `***`.
+fn eab(eab: Option<&Eab>) -> [String; 2] {
+    eab.map_or_else(Default::default, |eab| [text(&eab.key_id), text(&eab.key)])
 }
 
 fn differing<const N: usize>(
