@@ -208,13 +208,14 @@ impl Follower<'_> {
                     });
                 }
                 switch::Progress::Finished(outcome) => return told(outcome),
-                switch::Progress::CutOver { moves } if !wait => {
+                switch::Progress::Recorded { moves, unsaved } if !wait => {
                     let color = moves.first().map(|moved| moved.to.color);
                     return Ok(Outcome {
                         result: OutcomeKind::Published,
                         message: format!(
-                            "{} takes new requests; observation and drain go on",
-                            color.map_or_else(String::new, |color| color.to_string())
+                            "{} takes new requests; observation and drain go on{}",
+                            color.map_or_else(String::new, |color| color.to_string()),
+                            not_on_disk(unsaved.as_deref())
                         ),
                         services: moves.into_iter().map(|moved| moved.service).collect(),
                         live: color,
@@ -272,7 +273,7 @@ impl Follower<'_> {
                 "the old slot's requests may finish".to_owned(),
                 false,
             ),
-            switch::Progress::Finished(_) => return,
+            switch::Progress::Recorded { .. } | switch::Progress::Finished(_) => return,
         };
         let now = clock::now();
         let stacks = self.switchboard.status();
@@ -332,10 +333,14 @@ fn told(outcome: switch::Outcome) -> Result<Outcome, ControlError> {
 
 fn undone(services: &[ServiceName], unsaved: Option<&str>) -> String {
     let names: Vec<&str> = services.iter().map(ServiceName::as_str).collect();
-    let unsaved = unsaved.map_or_else(String::new, |reason| {
-        format!("; NOT YET ON DISK ({reason}): a restart would forget it")
-    });
+    let unsaved = not_on_disk(unsaved);
     format!("{} is back on its former color{unsaved}", names.join(", "))
+}
+
+fn not_on_disk(unsaved: Option<&str>) -> String {
+    unsaved.map_or_else(String::new, |reason| {
+        format!("; NOT YET ON DISK ({reason}): a restart would forget it")
+    })
 }
 
 fn refused(refusal: &Refusal) -> ControlError {

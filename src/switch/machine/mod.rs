@@ -70,6 +70,8 @@ struct Ledger {
     saved: Ticket,
     retry_at: Option<Instant>,
     trouble: Option<String>,
+    /// The cutover that nobody may rely on before this write is durable.
+    moved: Option<(Ticket, Generation, Vec<Move>)>,
 }
 
 /// How long a write may take before it counts as failed.
@@ -288,7 +290,19 @@ impl Machine {
             | State::RollingBack(_)
             | State::Committing(_)) => state,
         };
+        if (self.ledger.moved.as_ref()).is_some_and(|(awaited, ..)| *awaited <= ticket) {
+            self.recorded(None);
+        }
         self.begin_drains(now);
+    }
+
+    /// Tells whoever did not wait for the watch that the move will hold.
+    fn recorded(&mut self, unsaved: Option<String>) {
+        if let Some((_, run, moves)) = self.ledger.moved.take()
+            && self.phase() != Phase::RollingBack
+        {
+            self.report(run, Progress::Recorded { moves, unsaved });
+        }
     }
 
     fn persist_failed(&mut self, now: Instant, ticket: Ticket, reason: String) {
@@ -465,7 +479,8 @@ impl Machine {
                 reason: reason.clone(),
             });
         }
-        self.ledger.trouble = Some(reason);
+        self.ledger.trouble = Some(reason.clone());
+        self.recorded(Some(reason));
     }
 
     /// The end of what held the lock.
@@ -503,6 +518,8 @@ impl Machine {
     }
 
     fn finish(&mut self, command: Generation, outcome: Outcome) {
+        // Its end says more.
+        self.ledger.moved.take_if(|(_, run, _)| *run == command);
         self.out.push(Effect::Finish { command, outcome });
     }
 

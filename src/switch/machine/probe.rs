@@ -297,6 +297,9 @@ impl Machine {
                 moves: run.moves.clone(),
             },
         );
-        self.observe(now, run)
+        let (command, moves) = (run.generation, run.moves.clone());
+        let state = self.observe(now, run);
+        self.ledger.moved = Some((self.ledger.written, command, moves));
+        state
     }
 }

@@ -231,6 +231,36 @@ fn a_disk_that_hangs_refuses_after_ten_seconds() {
 }
 
 #[test]
+fn a_switch_is_only_said_to_have_moved_when_a_crash_would_keep_it() {
+    let recorded = |world: &World, command| {
+        let told = world.progress.iter().filter(|(to, _)| *to == command);
+        let mut told = told.filter_map(|(_, progress)| match progress {
+            Progress::Recorded { unsaved, .. } => Some(unsaved.clone()),
+            _ => None,
+        });
+        (told.next(), told.next())
+    };
+    let mut world = world();
+    world.disk = Disk::Stalls;
+    let command = world.order(to(Green));
+    world.write();
+    assert_eq!(world.phase(), Phase::Observing);
+    assert_eq!(recorded(&world, command), (None, None), "not on disk yet");
+    world.disk = Disk::Works;
+    world.writes();
+    assert_eq!(recorded(&world, command), (Some(None), None));
+
+    let mut world = self::world();
+    world.disk = Disk::Stalls;
+    let command = world.order(to(Green));
+    world.write();
+    world.disk = Disk::Fails;
+    world.seconds(2);
+    let why = Some("no space left on device".to_owned());
+    assert_eq!(recorded(&world, command), (Some(why), None));
+}
+
+#[test]
 fn the_old_pool_is_not_drained_until_the_verdict_is_on_disk() {
     let mut world = world();
     let command = world.order(to(Green));

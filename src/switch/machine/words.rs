@@ -293,6 +293,13 @@ pub enum Progress {
         /// What moved.
         moves: Vec<Move>,
     },
+    /// The move is on disk, so that a restart keeps it; or it cannot be written for now.
+    Recorded {
+        /// What moved.
+        moves: Vec<Move>,
+        /// Why it is not on disk.
+        unsaved: Option<String>,
+    },
     /// Watched, once a second.
     Observing(Observation),
     /// A person must decide.

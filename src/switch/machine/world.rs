@@ -251,6 +251,16 @@ impl World {
             Effect::Report { command, progress } => {
                 let known = self.open.contains(&command) || self.orphans.contains(&command);
                 assert!(known, "news after the end");
+                if let Progress::Recorded {
+                    moves,
+                    unsaved: None,
+                } = &progress
+                {
+                    assert!(self.durable.pending.is_none(), "a crash would undo it");
+                    for m in moves {
+                        assert_eq!(self.durable_live[&m.service], m.to);
+                    }
+                }
                 self.progress.push((command, progress));
             }
             Effect::Finish { command, outcome } => {
