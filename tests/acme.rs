@@ -7,6 +7,9 @@ mod ca;
 mod edge;
 #[path = "acme/pebble.rs"]
 mod pebble;
+#[path = "acme/program.rs"]
+mod program;
+mod support;
 
 use std::fs;
 use std::time::Duration;
@@ -16,6 +19,7 @@ use cutover::acme::{Event, Method};
 use ca::{Misbehaving, Mood};
 use edge::Edge;
 use pebble::Pebble;
+use support::Origins;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http_01_brings_a_certificate_that_is_stored_and_served() {
@@ -274,4 +278,65 @@ async fn caa_records_of_the_parent_that_name_another_ca_cost_no_order() {
     let words = "the CAA records of example.com forbid ours.example: they allow only other.example";
     assert!(error.contains(words), "{error}");
     assert_eq!(ca.asked(), 1, "the directory alone");
+}
+
+#[test]
+fn a_site_gets_its_certificate_by_itself_and_keeps_it_over_a_restart() {
+    let mut daemon = program::Daemon::start(&["shop.example.com"]);
+    daemon.wait_issued("shop.example.com");
+    let answer = daemon.ask("shop.example.com");
+    assert_eq!(answer.code, 0, "{answer:?}");
+    assert!(answer.stdout.contains("blue"), "{answer:?}");
+    let orders = r#"cutover_acme_orders_total{outcome="success"}"#;
+    assert_eq!(daemon.edge.metric(orders), Some(1.0));
+    let expiry = r#"cutover_certificate_expiry_timestamp_seconds{host="shop.example.com"}"#;
+    assert!(daemon.edge.metric(expiry) > Some(1.8e9));
+    let table = daemon.edge.proxyctl(&["certs"]).stdout;
+    assert!(
+        table.contains("Pebble Intermediate") && table.contains("by http-01"),
+        "{table}"
+    );
+    daemon.edge.stop("-KILL");
+    daemon.edge.spawn();
+    let answer = daemon.ask("shop.example.com");
+    assert_eq!(answer.code, 0, "from the disk, at once: {answer:?}");
+    assert_eq!(daemon.edge.metric(orders), Some(0.0), "no second order");
+    let refused = daemon
+        .edge
+        .proxyctl(&["certs", "renew", "shop.example.com"]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(refused.stderr.contains("--force"), "{refused:?}");
+    let renewed = daemon
+        .edge
+        .proxyctl(&["certs", "renew", "shop.example.com", "--force"]);
+    assert_eq!(renewed.code, 0, "{renewed:?}");
+    assert!(renewed.stdout.contains("issued by Pebble"), "{renewed:?}");
+    assert_eq!(daemon.edge.metric(orders), Some(1.0));
+    // Only open challenges are answered, the rest goes where the site says.
+    let path = "/.well-known/acme-challenge/nothing";
+    let answer = program::plain(&daemon.edge, "shop.example.com", path).stdout;
+    assert!(answer.contains("blue"), "not redirected: {answer}");
+    let answer = program::plain(&daemon.edge, "shop.example.com", "/").stdout;
+    assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
+}
+
+#[test]
+fn a_reload_orders_for_new_sites_and_forgets_old_ones() {
+    let daemon = program::Daemon::start(&["one.example.com"]);
+    daemon.wait_issued("one.example.com");
+    let origins = Origins::start();
+    let dns = pebble::ports().2;
+    let hosts = ["two.example.com", "app.localhost"];
+    let text = program::text(&daemon.pebble, dns, &origins, &hosts);
+    daemon.edge.write(&text);
+    let reload = daemon.edge.proxyctl(&["reload"]);
+    assert_eq!(reload.code, 0, "{reload:?}");
+    assert!(
+        reload.stdout.contains("two.example.com"),
+        "warned: {reload:?}"
+    );
+    daemon.wait_issued("two.example.com");
+    assert!(daemon.certificate("one.example.com").is_null());
+    assert_eq!(daemon.certificate("app.localhost")["origin"], "internal");
+    assert_eq!(daemon.certificate("app.localhost")["stands_in"], false);
 }

@@ -12,10 +12,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cutover::admin::listen::AdminSocket;
 use cutover::admin::wire::{
-    Candidate, Certificate, ConfigReport, ControlError, Done, DrainStatus, ErrorCode,
-    ExplainReport, ExplainRequest, GateFailure, HistoryReport, HistoryRequest, InFlight, Operation,
-    Outcome, OutcomeKind, Phase, Progress, ReloadReport, RollbackRequest, ServiceState,
-    ServiceStatus, SlotStatus, Slots, Status, SwitchRequest, SwitchStatus, Tally, UpstreamStatus,
+    Candidate, Certificate, CertificateReport, ConfigReport, ControlError, Done, DrainStatus,
+    ErrorCode, ExplainReport, ExplainRequest, GateFailure, HistoryReport, HistoryRequest, InFlight,
+    Operation, Outcome, OutcomeKind, Phase, Progress, ReloadReport, RenewRequest, RollbackRequest,
+    ServiceState, ServiceStatus, SlotStatus, Slots, Status, SwitchRequest, SwitchStatus, Tally,
+    UpstreamStatus,
 };
 use cutover::admin::{Actor, Control, Reporter, server};
 use cutover::clock;
@@ -263,6 +264,17 @@ impl Control for Fake {
         };
         Ok(HistoryReport {
             history: vec![entry],
+        })
+    }
+
+    async fn certificates(&self) -> Result<CertificateReport, ControlError> {
+        Ok(CertificateReport::default())
+    }
+
+    async fn renew(&self, _: Actor, request: RenewRequest) -> Result<Done, ControlError> {
+        Ok(Done {
+            done: vec![format!("{}: issued by nobody", request.host)],
+            ..Done::default()
         })
     }
 

@@ -12,6 +12,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::plan::Method;
+use crate::tls::ChallengeCertificates;
 
 /// What has to be shown for one name.
 #[derive(Clone)]
@@ -75,6 +76,12 @@ impl Challenges {
     pub fn alpn_certificate(&self, host: &str) -> Option<Arc<CertifiedKey>> {
         let table = self.alpn.read().unwrap_or_else(PoisonError::into_inner);
         table.get(host.to_ascii_lowercase().as_str()).cloned()
+    }
+}
+
+impl ChallengeCertificates for Challenges {
+    fn certificate(&self, host: &str) -> Option<Arc<CertifiedKey>> {
+        self.alpn_certificate(host)
     }
 }
 

@@ -19,7 +19,7 @@ use super::plan::{
     Window,
 };
 use super::preflight::{self, Stop};
-use super::shelf::{Lock, Shelf};
+use super::shelf::{Lock, Mark, Shelf};
 use super::status::{Event, RenewRefused, Status};
 use super::wire::Wire;
 use crate::clock;
@@ -27,7 +27,7 @@ use crate::config::{Site, Tls};
 use crate::http::Resolver;
 use crate::metrics::{Metrics, Outcome as Counted};
 use crate::model::HostPattern;
-use crate::tls::Store;
+use crate::tls::{CertificateInfo, Delivered, Store};
 
 /// What an [`Issuance`] is started with.
 pub struct Settings {
@@ -78,13 +78,14 @@ impl Settings {
 
 /// Sets of names that the sites with `tls = "auto"` need certificates for: one for each host,
 /// so that a host whose DNS is wrong holds up no other. Wildcards need DNS-01 and are not
-/// among them.
+/// among them, nor are names that no public CA certifies.
 #[must_use]
 pub fn wanted(sites: &[Site]) -> Vec<NameSet> {
     sites
         .iter()
         .filter(|site| site.tls == Tls::Auto)
         .flat_map(|site| &site.hosts)
+        .filter(|host| !host.is_private())
         .filter_map(|host| match host {
             HostPattern::Exact(host) => NameSet::new([host]),
             HostPattern::Wildcard(_) => None,
@@ -95,7 +96,7 @@ pub fn wanted(sites: &[Site]) -> Vec<NameSet> {
 /// Orders and renews until stopped.
 pub struct Issuance {
     shared: Arc<Shared>,
-    task: JoinHandle<()>,
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -116,6 +117,8 @@ struct State {
     told_of_other: bool,
     /// Issuer of the installed certificate.
     issuers: BTreeMap<NameSet, String>,
+    /// Which files are installed.
+    marks: BTreeMap<NameSet, (Mark, Validity)>,
     /// When to ask the CA for its window.
     ask_at: BTreeMap<NameSet, SystemTime>,
 }
@@ -158,6 +161,7 @@ impl Issuance {
             lock: None,
             told_of_other: false,
             issuers: BTreeMap::new(),
+            marks: BTreeMap::new(),
             ask_at: BTreeMap::new(),
         };
         let shared = Arc::new(Shared {
@@ -172,7 +176,10 @@ impl Issuance {
         });
         shared.want(sets);
         let task = tokio::spawn(Arc::clone(&shared).run());
-        Self { shared, task }
+        Self {
+            shared,
+            task: Mutex::new(Some(task)),
+        }
     }
 
     /// Replaces the wanted sets, after a reload and after [`Store::apply`]; stored certificates
@@ -244,10 +251,17 @@ impl Issuance {
 
     /// Ends the loop and gives the lock back. An order that runs is left as it is on disk; the
     /// next start goes on with it.
-    pub async fn stop(self) {
-        self.task.abort();
-        // A cancelled task is what was asked for.
-        let _ = self.task.await;
+    pub async fn stop(&self) {
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(task) = task {
+            task.abort();
+            // A cancelled task is what was asked for.
+            let _ = task.await;
+        }
         self.shared.state().lock = None;
     }
 }
@@ -301,41 +315,62 @@ impl Shared {
         self.load(&mut state);
     }
 
-    /// Installs every stored certificate that is not the one in the plan.
+    /// Serves every stored certificate that is not served yet, and lets the plan know of
+    /// those that another program left behind.
     fn load(&self, state: &mut State) {
         let sets: Vec<_> = state.plan.sets().cloned().collect();
+        self.load_some(state, sets);
+    }
+
+    fn load_some(&self, state: &mut State, sets: Vec<NameSet>) {
+        let (mut stored, mut all) = (Vec::new(), Vec::new());
         for names in sets {
+            let mark = self.shelf.mark(&names);
+            if let Some((before, validity)) = state.marks.get(&names).copied()
+                && Some(before) == mark
+            {
+                // A plan that was made anew does not know.
+                state.plan.has(&names, validity);
+                continue;
+            }
             match self.shelf.certificate(&names) {
-                Ok(Some(pem)) => self.install(state, &names, &pem),
-                Ok(None) => {}
+                Ok(Some(pem)) => {
+                    all.push(Delivered {
+                        names: names.patterns(),
+                        origin: self.shelf.certificate_file(&names),
+                        chain_pem: pem.clone(),
+                        key_pem: pem,
+                    });
+                    stored.push((names, mark));
+                }
+                Ok(None) => {
+                    let patterns = names.patterns();
+                    let infos = patterns.iter().map(|name| self.store.installed(name));
+                    // Adopted ones count when they are for all of the names.
+                    let infos: Option<Vec<_>> = infos.collect();
+                    let first =
+                        infos.and_then(|infos| infos.into_iter().min_by_key(|info| info.not_after));
+                    if let Some(info) = first {
+                        known(state, names, info);
+                    }
+                }
                 Err(error) => tracing::error!(%names, %error, "certificate cannot be read"),
             }
         }
-    }
-
-    /// Serves a stored certificate.
-    fn install(&self, state: &mut State, names: &NameSet, pem: &[u8]) {
-        let file = self.shelf.certificate_file(names);
-        match self.store.install(&names.patterns(), &file, pem, pem) {
-            Ok(info) => {
-                let validity = Validity {
-                    not_before: info.not_before,
-                    not_after: info.not_after,
-                };
-                if state.plan.validity(names) != Some(validity) {
-                    state.plan.has(names, validity);
-                    state.ask_at.remove(names);
+        if all.is_empty() {
+            return;
+        }
+        for ((names, mark), result) in stored.into_iter().zip(self.store.install_all(all)) {
+            match result {
+                Ok(info) => {
+                    let validity = known(state, names.clone(), info);
+                    state
+                        .marks
+                        .extend(mark.map(|mark| (names, (mark, validity))));
                 }
-                state.issuers.insert(names.clone(), info.issuer);
-                for name in names.names() {
-                    let seconds = info.not_after.duration_since(SystemTime::UNIX_EPOCH);
-                    let seconds = seconds.map_or(0, |since| since.as_secs());
-                    self.metrics
-                        .certificate_expiry(name, i64::try_from(seconds).ok());
-                }
+                // It will be ordered anew.
+                Err(error) => tracing::error!(%names, %error, "stored certificate is not served"),
             }
-            // It will be ordered anew.
-            Err(error) => tracing::error!(%names, %error, "stored certificate is not served"),
         }
     }
 
@@ -374,7 +409,7 @@ impl Shared {
     fn begin(self: &Arc<Self>, tasks: &mut Tasks) {
         let now = self.now();
         let mut state = self.state();
-        if !self.may_order(&mut state) {
+        if state.plan.sets().next().is_none() || !self.may_order(&mut state) {
             return;
         }
         let attempts = state.plan.begin(now);
@@ -457,16 +492,11 @@ impl Shared {
         };
         stored.map_err(|error| unusable(format!("the certificate cannot be stored: {error}")))?;
         let mut state = self.state();
-        self.load_one(&mut state, names);
+        state.marks.remove(names);
+        self.load_some(&mut state, vec![names.clone()]);
         match state.plan.validity(names) {
             Some(validity) => Ok(Outcome::Issued(validity)),
             None => Err(unusable("the certificate cannot be served".to_owned())),
-        }
-    }
-
-    fn load_one(&self, state: &mut State, names: &NameSet) {
-        if let Ok(Some(pem)) = self.shelf.certificate(names) {
-            self.install(state, names, &pem);
         }
     }
 
@@ -611,6 +641,20 @@ impl Shared {
         // Nobody listening is nobody's error.
         let _ = self.events.send(event);
     }
+}
+
+/// The certificate that is served for a set.
+fn known(state: &mut State, names: NameSet, info: CertificateInfo) -> Validity {
+    let validity = Validity {
+        not_before: info.not_before,
+        not_after: info.not_after,
+    };
+    if state.plan.validity(&names) != Some(validity) {
+        state.plan.has(&names, validity);
+        state.ask_at.remove(&names);
+    }
+    state.issuers.insert(names, info.issuer);
+    validity
 }
 
 fn rules(settings: &Settings) -> Rules {

@@ -10,7 +10,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -26,6 +26,10 @@ use crate::tls::disk;
 pub struct Shelf {
     state_dir: PathBuf,
 }
+
+/// One file at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark(u64, u64, i64, i64);
 
 /// Held while this process may order.
 #[derive(Debug)]
@@ -82,6 +86,18 @@ impl Shelf {
     #[must_use]
     pub fn certificate_file(&self, names: &NameSet) -> PathBuf {
         self.certificates().join(names.folder()).join(CERTIFICATE)
+    }
+
+    /// Changes with the stored certificate of `names`; `None`: there is none. A file is only
+    /// ever replaced, never written to.
+    pub(super) fn mark(&self, names: &NameSet) -> Option<Mark> {
+        let found = fs::metadata(self.certificate_file(names)).ok()?;
+        Some(Mark(
+            found.dev(),
+            found.ino(),
+            found.mtime(),
+            found.mtime_nsec(),
+        ))
     }
 
     /// The stored certificate and key of `names`, in one PEM.

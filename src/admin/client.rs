@@ -20,9 +20,9 @@ use tokio::time::timeout;
 
 use super::server::HEARTBEAT;
 use super::wire::{
-    ConfigReport, ControlError, Done, ErrorBody, ErrorCode, Event, ExplainReport, ExplainRequest,
-    HistoryReport, HistoryRequest, Operation, Outcome, OutcomeBody, Progress, ReadyReport,
-    ReloadReport, RollbackRequest, Status, SwitchRequest,
+    CertificateReport, ConfigReport, ControlError, Done, ErrorBody, ErrorCode, Event,
+    ExplainReport, ExplainRequest, HistoryReport, HistoryRequest, Operation, Outcome, OutcomeBody,
+    Progress, ReadyReport, ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest,
 };
 
 /// Asks the daemon behind one socket.
@@ -119,6 +119,24 @@ impl Client {
     /// The daemon's, or unreachable.
     pub async fn history(&self, request: &HistoryRequest) -> Result<HistoryReport, ControlError> {
         self.call(Method::POST, "history", request, READ_TIMEOUT)
+            .await
+    }
+
+    /// `GET /v1/certificates`. Waits 10 s at most.
+    ///
+    /// # Errors
+    /// The daemon's, or unreachable.
+    pub async fn certificates(&self) -> Result<CertificateReport, ControlError> {
+        self.call(Method::GET, "certificates", &(), READ_TIMEOUT)
+            .await
+    }
+
+    /// `POST /v1/renew`. Waits 11 min at most: the CA takes its time.
+    ///
+    /// # Errors
+    /// The daemon's, or unreachable; in the latter case the order goes on.
+    pub async fn renew(&self, request: &RenewRequest) -> Result<Done, ControlError> {
+        self.call(Method::POST, "renew", request, RENEW_TIMEOUT)
             .await
     }
 
@@ -325,6 +343,9 @@ impl Drop for Connection {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longer than the daemon waits for the CA.
+const RENEW_TIMEOUT: Duration = Duration::from_secs(660);
 
 /// Silence on a stream after which the daemon counts as stuck: four heartbeats and a half.
 const SILENCE: Duration = HEARTBEAT

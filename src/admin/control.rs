@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::wire::{
-    ConfigReport, ControlError, Done, ExplainReport, ExplainRequest, HistoryReport, HistoryRequest,
-    Operation, Outcome, Progress, ReloadReport, RollbackRequest, Status, SwitchRequest,
+    CertificateReport, ConfigReport, ControlError, Done, ExplainReport, ExplainRequest,
+    HistoryReport, HistoryRequest, Operation, Outcome, Progress, ReloadReport, RenewRequest,
+    RollbackRequest, Status, SwitchRequest,
 };
 
 /// The daemon as the control API sees it.
@@ -50,6 +51,12 @@ pub trait Control: Send + Sync + 'static {
 
     /// What was done, the newest first.
     async fn history(&self, request: HistoryRequest) -> Result<HistoryReport, ControlError>;
+
+    /// Every certificate that is served or wanted.
+    async fn certificates(&self) -> Result<CertificateReport, ControlError>;
+
+    /// Orders a certificate now.
+    async fn renew(&self, actor: Actor, request: RenewRequest) -> Result<Done, ControlError>;
 
     /// The effective configuration, secrets masked.
     async fn config(&self) -> Result<ConfigReport, ControlError>;

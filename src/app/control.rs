@@ -7,11 +7,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::daemon::{Daemon, ReloadError};
 use super::explain::{Target, explain};
-use super::{operations, status};
+use super::{certification, operations, status};
 use crate::admin::wire::{
-    ConfigReport, ControlError, Done, ErrorCode, ExplainReport, ExplainRequest, HistoryReport,
-    HistoryRequest, Operation, Outcome, OutcomeKind, Phase, Progress, ReloadReport,
-    RollbackRequest, Status, SwitchRequest, SwitchStatus,
+    CertificateReport, ConfigReport, ControlError, Done, ErrorCode, ExplainReport, ExplainRequest,
+    HistoryReport, HistoryRequest, Operation, Outcome, OutcomeKind, Phase, Progress, ReloadReport,
+    RenewRequest, RollbackRequest, Status, SwitchRequest, SwitchStatus,
 };
 use crate::admin::{Actor, Control, Reporter};
 use crate::clock;
@@ -110,6 +110,15 @@ impl Control for DaemonControl {
         let limit = request.limit.unwrap_or(HISTORY_SHOWN);
         let history = self.0.history.last(limit, request.service.as_ref());
         Ok(HistoryReport { history })
+    }
+
+    async fn certificates(&self) -> Result<CertificateReport, ControlError> {
+        Ok(certification::report(&self.0))
+    }
+
+    async fn renew(&self, actor: Actor, request: RenewRequest) -> Result<Done, ControlError> {
+        tracing::info!(%actor, host = request.host, force = request.force, "renewal asked for");
+        self.0.certification.renew(&request).await
     }
 
     async fn config(&self) -> Result<ConfigReport, ControlError> {
@@ -383,6 +392,9 @@ fn reload_error(error: ReloadError) -> ControlError {
         ReloadError::RestartNeeded(_) => ControlError::new(ErrorCode::RestartNeeded, message),
         ReloadError::Certificates(errors) => ControlError::new(ErrorCode::InvalidConfig, message)
             .with_details(errors.iter().map(ToString::to_string)),
+        ReloadError::Issuer(error) => {
+            ControlError::new(ErrorCode::InvalidConfig, message).with_details([error.to_string()])
+        }
         ReloadError::NoFile => ControlError::new(ErrorCode::Unsupported, message),
         ReloadError::Stopping => ControlError::new(ErrorCode::Failed, message),
     }

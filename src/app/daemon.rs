@@ -11,8 +11,10 @@ use tokio::sync::{Mutex, watch};
 use tracing::{debug, error, info, warn};
 
 use super::addresses::Addresses;
+use super::certification::Certification;
 use super::publisher::{Publisher, fill};
 use super::{operations, resolve};
+use crate::acme::{Issuer, IssuerError};
 use crate::clock;
 use crate::config::{Config, Diagnostic, Diagnostics, IpSet, Service};
 use crate::health::{ProbeTarget, Prober};
@@ -39,6 +41,7 @@ pub(super) struct Daemon {
     pub(super) prober: Prober,
     pub(super) switchboard: OnceLock<Switchboard>,
     pub(super) certificates: Arc<tls::Store>,
+    pub(super) certification: Certification,
     pub(super) acceptor: Arc<tls::Acceptor>,
     pub(super) settings: Arc<ArcSwap<Settings>>,
     pub(super) ops_allow: Arc<ArcSwap<IpSet>>,
@@ -66,6 +69,8 @@ pub(super) enum ReloadError {
     RestartNeeded(Vec<&'static str>),
     #[error("a certificate cannot be served, nothing was changed")]
     Certificates(Vec<tls::TlsError>),
+    #[error("no certificate could be ordered, nothing was changed")]
+    Issuer(#[from] IssuerError),
     #[error("the daemon is stopping")]
     Stopping,
 }
@@ -104,6 +109,8 @@ impl Daemon {
         if !restart.is_empty() {
             return Err(ReloadError::RestartNeeded(restart));
         }
+        // Before anything changes.
+        Issuer::from_config(&config.acme)?;
         // Certificates first: a new host must not be routed before it can be served.
         let certificates = Arc::clone(&self.certificates);
         let sites = config.sites.clone();
@@ -118,6 +125,9 @@ impl Daemon {
                 .flat_map(|l| &l.warnings)
                 .map(ToString::to_string),
         );
+        self.certification
+            .follow(&config, &self.certificates, &self.metrics)
+            .await?;
         let switchboard = self.switchboard.get().ok_or(ReloadError::Stopping)?;
         resolve::first_lookups(&config, &self.resolver, &self.addresses).await;
         let (daemon, services) = (Arc::clone(self), config.services.clone());
@@ -207,7 +217,7 @@ impl Daemon {
     }
 
     /// Names whose certificate is gone lose their series.
-    fn show_certificates(&self) {
+    pub(super) fn show_certificates(&self) {
         let mut gone =
             std::mem::take(&mut *self.shown.lock().unwrap_or_else(PoisonError::into_inner));
         let mut shown = BTreeSet::new();

@@ -6,6 +6,7 @@
 //! `publisher` writes the live table.
 
 mod addresses;
+mod certification;
 mod control;
 mod daemon;
 mod demo;

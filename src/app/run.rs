@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::addresses::Addresses;
+use super::certification::{self, Certification};
 use super::control::DaemonControl;
 use super::daemon::{Daemon, lines, place_and_word};
 use super::driver::PoolDriver;
@@ -138,6 +139,12 @@ async fn serve(
     check_roots(&config)?;
     let certificates = Arc::new(tls::Store::new(&config.state_dir)?);
     adopt(&certificates, &config);
+    // What is stored is served before anything is made in its place. The sockets listen, so
+    // that an order's challenges wait there.
+    let certification = Certification::new();
+    certification
+        .follow(&config, &certificates, &metrics)
+        .await?;
     let loaded = certificates
         .apply(&config.sites, clock::wall())
         .map_err(|errors| anyhow::anyhow!("cannot serve the certificates\n{}", lines(&errors)))?;
@@ -150,6 +157,7 @@ async fn serve(
     let leaving = Arc::new(AtomicBool::new(false));
     let access_log = AccessLog::start(config.log.access.file.as_deref())
         .context("cannot open the access log (log.access.file)")?;
+    acceptor.answer_challenges(certification.challenges());
     let doors: Arc<Doors> = Arc::default();
     let edge = Edge::new(
         Arc::clone(&table),
@@ -158,6 +166,7 @@ async fn serve(
         access_log,
         Arc::clone(&leaving),
         Arc::clone(&doors),
+        certification.answers(),
     );
     let daemon = Arc::new(Daemon {
         file,
@@ -167,6 +176,7 @@ async fn serve(
         prober: Prober::new(Client::system()),
         switchboard: OnceLock::new(),
         certificates,
+        certification,
         acceptor: Arc::new(acceptor),
         settings: Arc::clone(&settings),
         ops_allow: Arc::new(ArcSwap::from_pointee(config.listen.ops_allow.clone())),
@@ -206,6 +216,7 @@ async fn serve(
     let _ = daemon.switchboard.set(switchboard.clone());
     operations::sync(&daemon, &switchboard);
     spawn_upkeep(&daemon);
+    tokio::spawn(certification::show(Arc::clone(&daemon)));
     tokio::spawn(give_way(Arc::clone(&daemon), switchboard.clone()));
 
     let proxy = Server::new(
@@ -259,6 +270,7 @@ async fn serve(
     if left > 0 {
         warn!(connections = left, "connections were still open at the end");
     }
+    daemon.certification.stop().await;
     switchboard.goodbye().await;
     stop.send_replace(true);
     // The socket is removed and open answers get their end.

@@ -297,7 +297,7 @@ fn certificates(daemon: &Daemon) -> Vec<Certificate> {
     each.collect()
 }
 
-fn seconds_until(end: SystemTime, now: SystemTime) -> Option<i64> {
+pub(super) fn seconds_until(end: SystemTime, now: SystemTime) -> Option<i64> {
     match end.duration_since(now) {
         Ok(left) => i64::try_from(left.as_secs()).ok(),
         Err(past) => i64::try_from(past.duration().as_secs()).ok().map(|s| -s),

@@ -79,7 +79,7 @@ pub struct ServiceIndex(pub usize);
 pub struct Inactive {
     /// Path of the key, such as `acme.email`.
     pub key: String,
-    /// What will not happen, such as `certificates are not ordered yet`.
+    /// What will not happen, such as `containers are not discovered yet`.
     pub effect: &'static str,
 }
 

@@ -36,6 +36,21 @@ pub enum PatternError {
     Path(String),
 }
 
+impl HostPattern {
+    /// Whether no public CA certifies such a name: special use (RFC 6761, RFC 6762, RFC 8375,
+    /// and `internal`, reserved by ICANN in 2024), without a dot, or an address.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        let (Self::Exact(name) | Self::Wildcard(name)) = self;
+        name.parse::<std::net::IpAddr>().is_ok()
+            || !name.contains('.')
+            || [".localhost", ".local", ".internal", ".home.arpa"]
+                .iter()
+                .any(|ending| name.ends_with(ending))
+            || name == "home.arpa"
+    }
+}
+
 impl FromStr for HostPattern {
     type Err = PatternError;
 

@@ -122,7 +122,6 @@ pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<(
     let request = session.req_header();
     let form = Form::wanted(&request.headers);
     let body = form.body(refusal);
-    let head_only = request.method == Method::HEAD;
     let mut head = ResponseHeader::build(refusal.status, Some(6))?;
     head.insert_header(header::CONTENT_TYPE, form.content_type())?;
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
@@ -134,19 +133,35 @@ pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<(
     if refusal.status == 503 {
         head.insert_header("Retry-After", RETRY_AFTER_SECONDS)?;
     }
-    if matches!(refusal.status, 400 | 408 | 413 | 414 | 431) || !session.as_mut().is_body_done() {
+    if matches!(refusal.status, 400 | 408 | 413 | 414 | 431) {
+        session.set_keepalive(None);
+    }
+    write(session, head, body.into()).await
+}
+
+/// Writes head and body, the latter only if the method asks for one.
+async fn write(session: &mut Session, head: ResponseHeader, body: Bytes) -> Result<()> {
+    if !session.as_mut().is_body_done() {
         // What follows on this connection may be the rest of a body nobody reads.
         session.set_keepalive(None);
     }
+    let head_only = session.req_header().method == Method::HEAD;
     session
         .write_response_header(Box::new(head), head_only)
         .await?;
     if !head_only {
-        session
-            .write_response_body(Some(Bytes::from(body)), true)
-            .await?;
+        session.write_response_body(Some(body), true).await?;
     }
     Ok(())
+}
+
+/// What an ACME server came for (RFC 8555 §8.3).
+pub(super) async fn challenge(session: &mut Session, body: String) -> Result<()> {
+    let mut head = ResponseHeader::build(200, Some(3))?;
+    head.insert_header(header::CONTENT_TYPE, "application/octet-stream")?;
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    head.insert_header(header::CACHE_CONTROL, "no-store")?;
+    write(session, head, body.into()).await
 }
 
 /// Writes the maintenance page.
@@ -173,7 +188,6 @@ pub(super) async fn closed(
             }})
         )),
     };
-    let head_only = request.method == Method::HEAD;
     let mut head = ResponseHeader::build(503, Some(6))?;
     head.insert_header(header::CONTENT_TYPE, form.content_type())?;
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
@@ -186,16 +200,7 @@ pub(super) async fn closed(
         ),
     )?;
     head.insert_header("Retry-After", retry_after.as_secs().max(1))?;
-    if !session.as_mut().is_body_done() {
-        session.set_keepalive(None);
-    }
-    session
-        .write_response_header(Box::new(head), head_only)
-        .await?;
-    if !head_only {
-        session.write_response_body(Some(body), true).await?;
-    }
-    Ok(())
+    write(session, head, body).await
 }
 
 /// Text as HTML.

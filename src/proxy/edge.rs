@@ -35,6 +35,16 @@ use crate::pool::{
     Affinity, Attempt, Doors, Entered, HoldLimits, LiveTable, NotFound, Notice, Waiting, host_of,
 };
 
+/// Who knows what an ACME server must be shown under `/.well-known/acme-challenge/` (RFC 8555
+/// §8.3). Asked for requests below that path alone.
+pub trait ChallengeAnswers: std::fmt::Debug + Send + Sync {
+    /// The body for `token` on `host` (no port); `None`: no such challenge is open.
+    fn key_authorization(&self, token: &str, host: &str) -> Option<String>;
+}
+
+/// Where the tokens of HTTP-01 are.
+const CHALLENGES: &str = "/.well-known/acme-challenge/";
+
 /// The data plane behind every listener.
 #[derive(Debug)]
 pub struct Edge {
@@ -44,6 +54,7 @@ pub struct Edge {
     log: AccessLog,
     leaving: Arc<AtomicBool>,
     doors: Arc<Doors>,
+    challenges: Arc<dyn ChallengeAnswers>,
 }
 
 impl Edge {
@@ -57,6 +68,7 @@ impl Edge {
         log: AccessLog,
         leaving: Arc<AtomicBool>,
         doors: Arc<Doors>,
+        challenges: Arc<dyn ChallengeAnswers>,
     ) -> Self {
         Self {
             table,
@@ -65,6 +77,7 @@ impl Edge {
             log,
             leaving,
             doors,
+            challenges,
         }
     }
 
@@ -105,6 +118,13 @@ impl Edge {
         };
         exchange.pace = pace(request);
 
+        // Before any rule of a site: the CA must see it whatever they say.
+        let token = request.uri.path().strip_prefix(CHALLENGES);
+        if let Some(token) = token.filter(|token| !token.is_empty())
+            && let Some(body) = self.challenges.key_authorization(token, host)
+        {
+            return Ok(Admitted::Challenge(body));
+        }
         let table = self.table.load();
         let view = View {
             request,
@@ -135,10 +155,7 @@ impl Edge {
             }
         } else if found.site.redirect
             && let Some(port) = settings.https_port
-            && !request
-                .uri
-                .path()
-                .starts_with("/.well-known/acme-challenge/")
+            && !request.uri.path().starts_with(CHALLENGES)
         {
             return Ok(Admitted::Redirect(https_location(host, port, &request.uri)));
         } else if found.site.needs_client_certificate {
@@ -302,6 +319,7 @@ impl Edge {
 enum Admitted {
     Proxy,
     Redirect(String),
+    Challenge(String),
     Closed(Arc<Notice>),
     Held(ServiceName, Waiting),
 }
@@ -351,6 +369,10 @@ impl ProxyHttp for Edge {
             Ok(Admitted::Closed(notice)) => {
                 let closed = self.doors.closed.load_full();
                 answer::closed(session, &notice, closed.page.as_ref(), closed.retry_after).await?;
+                Ok(true)
+            }
+            Ok(Admitted::Challenge(body)) => {
+                answer::challenge(session, body).await?;
                 Ok(true)
             }
             Ok(Admitted::Redirect(location)) => {

@@ -25,7 +25,7 @@ mod settings;
 mod websocket;
 
 pub use access_log::AccessLog;
-pub use edge::Edge;
+pub use edge::{ChallengeAnswers, Edge};
 pub use exchange::Exchange;
 pub use listen::{BindError, Bound, Server, bind, open};
 pub use settings::Settings;

@@ -45,6 +45,6 @@ pub use error::{Fault, TlsError};
 pub use event::Event;
 pub use policy::install_provider;
 pub use roots::{RootsError, check_system_roots};
-pub use store::{Loaded, Store};
+pub use store::{Delivered, Loaded, Store};
 pub use stream::{EdgeTls, TlsInfo, info};
 pub use warning::Warning;

@@ -67,6 +67,26 @@ enum Origin {
     Auto(Vec<HostPattern>),
 }
 
+/// What an issuer delivered, for [`Store::install_all`].
+pub struct Delivered {
+    /// The names it is served for.
+    pub names: Vec<HostPattern>,
+    /// What errors call it.
+    pub origin: PathBuf,
+    /// Leaf first.
+    pub chain_pem: Vec<u8>,
+    /// The leaf's key.
+    pub key_pem: Vec<u8>,
+}
+
+impl std::fmt::Debug for Delivered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivered")
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}
+
 /// One site's certificate after [`Store::apply`].
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -141,16 +161,45 @@ impl Store {
         chain_pem: &[u8],
         key_pem: &[u8],
     ) -> Result<CertificateInfo, TlsError> {
-        let pair = Pair::from_pem((origin, chain_pem), (origin, key_pem))?;
-        let certificate = ServedCertificate::new(pair, names.to_vec(), Source::Installed);
-        let certificate = Arc::new(certificate);
+        let delivered = Delivered {
+            names: names.to_vec(),
+            origin: origin.to_owned(),
+            chain_pem: chain_pem.to_vec(),
+            key_pem: key_pem.to_vec(),
+        };
+        let mut results = self.install_all(vec![delivered]);
+        results.pop().expect("one for each")
+    }
+
+    /// [`Store::install`] for many at once: the table is built and published once. One result
+    /// for each, in their order. Blocks.
+    pub fn install_all(&self, all: Vec<Delivered>) -> Vec<Result<CertificateInfo, TlsError>> {
+        let read = |delivered: Delivered| {
+            let origin = delivered.origin.as_path();
+            let chain = (origin, delivered.chain_pem.as_slice());
+            let pair = Pair::from_pem(chain, (origin, &delivered.key_pem))?;
+            let certificate = ServedCertificate::new(pair, delivered.names, Source::Installed);
+            Ok(Arc::new(certificate))
+        };
+        let all: Vec<Result<_, TlsError>> = all.into_iter().map(read).collect();
         let mut writer = self.lock();
-        for name in names {
-            let certificate = Arc::clone(&certificate);
-            writer.installed.insert(name.clone(), certificate);
+        for certificate in all.iter().flatten() {
+            for name in &certificate.info().names {
+                let certificate = Arc::clone(certificate);
+                writer.installed.insert(name.clone(), certificate);
+            }
         }
         self.publish(&mut writer);
-        Ok(certificate.info().clone())
+        let info = |certificate: Arc<ServedCertificate>| certificate.info().clone();
+        all.into_iter().map(|result| result.map(info)).collect()
+    }
+
+    /// What an issuer delivered for `name`, or another program left behind.
+    #[must_use]
+    pub fn installed(&self, name: &HostPattern) -> Option<CertificateInfo> {
+        let writer = self.lock();
+        let certificate = writer.installed.get(name)?;
+        Some(certificate.info().clone())
     }
 
     /// Serves certificates that another program left behind ([`super::adopt::find`]), wherever
@@ -428,7 +477,7 @@ impl Served {
         &'a self,
         installed: &'a BTreeMap<HostPattern, Arc<ServedCertificate>>,
     ) -> impl Iterator<Item = &'a HostPattern> {
-        let hosts = self.hosts.iter();
+        let hosts = self.hosts.iter().filter(|host| !host.is_private());
         hosts.filter(|host| !installed.contains_key(host))
     }
 }

@@ -1,7 +1,7 @@
 //! A pebble and its DNS, on ports of their own, gone with their owner.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -91,9 +91,26 @@ impl Pebble {
         started
     }
 
+    pub(crate) fn directory(&self) -> String {
+        format!("https://127.0.0.1:{}/dir", self.port)
+    }
+
+    /// The CA of pebble's own certificate.
+    pub(crate) fn ca_file(&self) -> &Path {
+        &self.ca_file
+    }
+
+    /// Roots of what it issues, PEM.
+    pub(crate) fn roots(&self) -> Vec<u8> {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let url = format!("https://127.0.0.1:{}/roots/0", self.management);
+        let root = runtime.block_on(self.get(&url));
+        root.expect("a root").to_vec()
+    }
+
     pub(crate) fn issuer(&self) -> Issuer {
         let acme = Acme {
-            directory: format!("https://127.0.0.1:{}/dir", self.port),
+            directory: self.directory(),
             ca_file: Some(self.ca_file.clone()),
             email: Some("me@example.com".to_owned()),
             ..Acme::default()

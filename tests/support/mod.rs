@@ -93,18 +93,23 @@ impl Edge {
 
     /// The same with variables in the program's environment.
     pub fn start_with(services: &str, variables: &[(&str, &Path)]) -> Self {
+        let mut edge = Self::prepare(variables);
+        edge.write(services);
+        edge.spawn();
+        edge
+    }
+
+    /// Ports and a folder, nothing started: for a test that wants other ports.
+    pub fn prepare(variables: &[(&str, &Path)]) -> Self {
         let owned = |(name, value): &(&str, &Path)| ((*name).to_owned(), value.to_path_buf());
-        let mut edge = Self {
+        Self {
             variables: variables.iter().map(owned).collect(),
             folder: tempfile::tempdir().expect("a folder"),
             http: SocketAddr::from(([127, 0, 0, 1], free_port())),
             https: SocketAddr::from(([127, 0, 0, 1], free_port())),
             ops: SocketAddr::from(([127, 0, 0, 1], free_port())),
             child: None,
-        };
-        edge.write(services);
-        edge.spawn();
-        edge
+        }
     }
 
     /// Writes the configuration; a running daemon does not notice before a reload.
@@ -307,8 +312,15 @@ impl Origins {
     /// The configuration of one service over both, with `switch` keys.
     pub fn config(&self, switch: &str) -> String {
         format!(
-            "[[site]]\nhosts = [\"localhost\", \"127.0.0.1\"]\ndefault = true\nredirect = false\nservice = \"web\"\n\
-             [service.web]\nblue = [\"{}\"]\ngreen = [\"{}\"]\n\
+            "[[site]]\nhosts = [\"localhost\", \"127.0.0.1\"]\ndefault = true\nredirect = false\nservice = \"web\"\n{}",
+            self.service(switch)
+        )
+    }
+
+    /// That service alone, without a site.
+    pub fn service(&self, switch: &str) -> String {
+        format!(
+            "[service.web]\nblue = [\"{}\"]\ngreen = [\"{}\"]\n\
              [service.web.health]\ninterval = \"500ms\"\n\
              [service.web.switch]\n{switch}\n",
             self.blue.addr, self.green.addr

@@ -29,7 +29,7 @@ use super::control::{Actor, Control, Reporter};
 use super::listen::AdminSocket;
 use super::wire::{
     ControlError, ErrorCode, Event, ExplainRequest, HistoryRequest, JSON_LINES, Operation, Outcome,
-    OutcomeBody, Progress, ReadyReport, RollbackRequest, SwitchRequest,
+    OutcomeBody, Progress, ReadyReport, RenewRequest, RollbackRequest, SwitchRequest,
 };
 
 /// Longest request body, in bytes. The largest real one is an `explain` with many headers.
@@ -169,9 +169,9 @@ async fn answer(
         return refuse(ErrorCode::Usage, format!("no such path: {path}"));
     };
     let wanted = match verb {
-        "status" | "config" | "ready" => Method::GET,
+        "status" | "config" | "ready" | "certificates" => Method::GET,
         "switch" | "rollback" | "promote" | "abort" | "reload" | "explain" | "operate"
-        | "history" => Method::POST,
+        | "history" | "renew" => Method::POST,
         _ => {
             return refuse(
                 ErrorCode::Unsupported,
@@ -213,6 +213,12 @@ async fn dispatch(
         "history" => {
             let request: HistoryRequest = read(request).await?;
             value(detached(async move { control.history(request).await }).await?)
+        }
+        "certificates" => value(detached(async move { control.certificates().await }).await?),
+        "renew" => {
+            let request: RenewRequest = read(request).await?;
+            let actor = actor(uid).await;
+            value(detached(async move { control.renew(actor, request).await }).await?)
         }
         "operate" => {
             let operation: Operation = read(request).await?;

@@ -8,8 +8,8 @@ use tokio::sync::{Notify, oneshot};
 use super::*;
 use crate::admin::client::Client;
 use crate::admin::wire::{
-    ConfigReport, Done, ExplainReport, HistoryReport, OutcomeKind, Phase, ReloadReport, Status,
-    SwitchStatus,
+    CertificateReport, ConfigReport, Done, ExplainReport, HistoryReport, OutcomeKind, Phase,
+    ReloadReport, RenewRequest, Status, SwitchStatus,
 };
 use crate::history::Entry;
 use crate::model::Color;
@@ -156,6 +156,17 @@ impl Control for Fake {
         };
         Ok(HistoryReport {
             history: vec![entry],
+        })
+    }
+
+    async fn certificates(&self) -> Result<CertificateReport, ControlError> {
+        Ok(CertificateReport::default())
+    }
+
+    async fn renew(&self, _: Actor, request: RenewRequest) -> Result<Done, ControlError> {
+        Ok(Done {
+            done: vec![format!("{}: issued by nobody", request.host)],
+            ..Done::default()
         })
     }
 

@@ -7,12 +7,14 @@
 //! A verb that takes long answers with one JSON object a line ([`Event`]): any number of
 //! progress lines and blank heartbeats, then exactly one outcome or error.
 
+mod certificate;
 mod error;
 mod operation;
 mod status;
 mod verb;
 
 pub use crate::history::Entry;
+pub use certificate::{CertificateOrigin, CertificateReport, CertificateStatus, RenewRequest};
 pub use error::{ControlError, ErrorBody, ErrorCode};
 pub use operation::{Done, HistoryReport, HistoryRequest, Operation};
 pub use status::{

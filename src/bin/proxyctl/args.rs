@@ -105,6 +105,11 @@ pub(crate) enum Verb {
         #[arg(long)]
         repair: bool,
     },
+    /// List certificates with what is planned for them, or order one now
+    Certs {
+        #[command(subcommand)]
+        action: Option<Certs>,
+    },
     /// Show what still runs on the slots that drain
     Drain {
         /// Only of this service; may be given more than once [default: every service]
@@ -199,11 +204,6 @@ pub(crate) enum Later {
         #[arg(long = "service", value_name = "S")]
         services: Vec<String>,
     },
-    /// List certificates, or renew one (not in this version)
-    Certs {
-        #[command(subcommand)]
-        action: Option<Certs>,
-    },
     /// Translate a Caddyfile or nginx.conf (not in this version)
     Adapt {
         /// File to translate
@@ -228,7 +228,6 @@ impl Later {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Deploy { .. } => "deploy",
-            Self::Certs { .. } => "certs",
             Self::Adapt { .. } => "adapt",
             Self::HashPassword => "hash-password",
             Self::Judge { .. } => "judge",
@@ -246,10 +245,16 @@ pub(crate) enum OnOff {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Certs {
-    /// Order a new certificate now
+    /// Order a new certificate now and wait for it
     Renew {
-        /// Name to renew
+        /// Host of a site with tls = "auto"
         host: String,
+        /// Even if the one that is there is not due
+        #[arg(long)]
+        force: bool,
+        /// Return when the order is begun
+        #[arg(long)]
+        no_wait: bool,
     },
 }
 

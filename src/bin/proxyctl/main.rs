@@ -4,6 +4,7 @@
 //! daemon cannot be reached; 130 when Ctrl-C detached from a call that the daemon goes on with.
 
 mod args;
+mod certs;
 mod doctor;
 mod drain;
 mod explain;

@@ -6,15 +6,15 @@ use std::time::Duration;
 use cutover::admin::client::Client;
 use cutover::admin::socket;
 use cutover::admin::wire::{
-    ControlError, ErrorCode, ExplainReport, ExplainRequest, HistoryRequest, Operation, Outcome,
-    ReloadReport, RollbackRequest, Status, SwitchRequest,
+    ControlError, Done, ErrorCode, ExplainReport, ExplainRequest, HistoryRequest, Operation,
+    Outcome, ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest,
 };
 
-use crate::args::{Cli, Explain, OnOff, Switch, Verb};
+use crate::args::{Certs, Cli, Explain, OnOff, Switch, Verb};
 use crate::follow::Follower;
 use crate::output::Output;
 use crate::text::{Line, Style};
-use crate::{doctor, drain, explain, history, offline, table, watch};
+use crate::{certs, doctor, drain, explain, history, offline, table, watch};
 
 /// Does what was asked; the exit code.
 pub(crate) async fn run(cli: Cli) -> u8 {
@@ -98,6 +98,23 @@ async fn ask(verb: Verb, client: &Client, output: &Output) -> u8 {
                 output.lines(&history::lines(report));
             })
         }
+        Verb::Certs { action: None } => {
+            show(output, client.certificates().await, |output, report| {
+                output.lines(&certs::lines(report));
+            })
+        }
+        Verb::Certs {
+            action:
+                Some(Certs::Renew {
+                    host,
+                    force,
+                    no_wait,
+                }),
+        } => {
+            let wait = !no_wait;
+            let request = RenewRequest { host, force, wait };
+            show(output, client.renew(&request).await, show_done)
+        }
         Verb::Drain { services, wait } => drain::drain(client, output, &services, wait).await,
         Verb::Reload => show(output, client.reload().await, show_reload),
         Verb::Config => match client.config().await {
@@ -130,17 +147,19 @@ async fn ask(verb: Verb, client: &Client, output: &Output) -> u8 {
 }
 
 async fn operate(client: &Client, output: &Output, operation: Operation) -> u8 {
-    show(output, client.operate(&operation).await, |output, done| {
-        for line in &done.done {
-            output.lines([&Line::new().plain(line)]);
-        }
-        for warning in &done.warnings {
-            output.lines([&Line::new()
-                .with(Style::Warn, "warning")
-                .plain("  ")
-                .plain(warning)]);
-        }
-    })
+    show(output, client.operate(&operation).await, show_done)
+}
+
+fn show_done(output: &Output, done: &Done) {
+    for line in &done.done {
+        output.lines([&Line::new().plain(line)]);
+    }
+    for warning in &done.warnings {
+        output.lines([&Line::new()
+            .with(Style::Warn, "warning")
+            .plain("  ")
+            .plain(warning)]);
+    }
 }
 
 fn millis(time: Duration) -> u64 {

@@ -16,7 +16,6 @@ use crate::config::{
 /// Longest path of a unix socket: `sun_path` less its ending zero (unix(7)).
 const SOCKET_PATH: usize = 107;
 
-const ACME: &str = "certificates are not ordered yet; the internal CA's are served";
 const DOCKER: &str = "containers are not discovered yet; only the services of the file are served";
 const NOTIFY: &str = "events are not sent to webhooks yet";
 
@@ -252,7 +251,7 @@ fn access_log(section: &Section<'_>) -> AccessLog {
 
 fn acme(section: Option<Section<'_>>) -> Acme {
     let mut acme = Acme::default();
-    let Some(section) = section.map(|section| section.inactive(ACME)) else {
+    let Some(section) = section else {
         return acme;
     };
     acme.email = section.value("email", |value| {

@@ -1,7 +1,6 @@
 //! `[[site]]` and `[[site.route]]`: hosts, certificates, and which service takes what.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use http::{HeaderName, Method};
 
@@ -15,8 +14,6 @@ use crate::config::{
     ValueMatch, schema,
 };
 use crate::model::{HostPattern, PathPattern};
-
-const NO_ORDERS: &str = "certificates are not ordered yet; the internal CA's are served";
 
 /// What is known of a site before the services are: enough to name the one that its short
 /// form stands for.
@@ -200,12 +197,17 @@ fn tls(section: &Section<'_>, hosts: &[HostPattern]) -> Tls {
     if tls != Tls::Auto {
         return tls;
     }
-    if hosts.iter().all(is_private) {
+    if hosts.iter().all(HostPattern::is_private) {
         return Tls::Internal;
     }
-    section
-        .out
-        .inactive(section.at, section.key("tls"), NO_ORDERS);
+    for host in hosts.iter().filter(|host| !host.is_private()) {
+        if let HostPattern::Wildcard(_) = host {
+            section.warning(
+                "tls",
+                format!("no certificate is ordered for {host}: wildcards need DNS-01, which is not in this version; the internal CA's is served"),
+            );
+        }
+    }
     Tls::Auto
 }
 
@@ -252,18 +254,6 @@ fn tls_files(section: &Section<'_>) -> Tls {
         cert: section.value("cert", value::path).unwrap_or_default(),
         key: section.value("key", value::path).unwrap_or_default(),
     }
-}
-
-/// Whether no public CA certifies such a name: special use (RFC 6761, RFC 6762, RFC 8375, and
-/// `internal`, reserved by ICANN in 2024), without a dot, or an address.
-fn is_private(host: &HostPattern) -> bool {
-    let (HostPattern::Exact(name) | HostPattern::Wildcard(name)) = host;
-    name.parse::<IpAddr>().is_ok()
-        || !name.contains('.')
-        || [".localhost", ".local", ".internal", ".home.arpa"]
-            .iter()
-            .any(|ending| name.ends_with(ending))
-        || name == "home.arpa"
 }
 
 fn routes(site: &Section<'_>, names: &Names<'_>) -> Vec<Route> {
