@@ -696,8 +696,6 @@ fn usage_errors_are_2_and_help_is_0() {
 fn verbs_of_later_versions_say_so_without_asking_the_daemon() {
     for args in [
         &["deploy", "app:v2", "--service", "web"][..],
-        &["certs"],
-        &["certs", "renew", "example.com"],
         &["adapt", "Caddyfile"],
         &["hash-password"],
         &["judge", "--replay", "switch.json"],

@@ -548,6 +548,16 @@ fn what_the_real_caddy_ordered_is_adopted() {
     let said = ask(&edge, "shop.test", "/", &["--verbose"]).stderr;
     assert!(said.contains("issuer: CN=Pebble Intermediate CA"), "{said}");
     assert!(edge.log().contains("certificate adopted"), "{}", edge.log());
+    let certs = edge.proxyctl(&["certs", "--json"]).stdout;
+    let certs: serde_json::Value = serde_json::from_str(&certs).expect("JSON");
+    let all = certs["certificates"].as_array().expect("a list");
+    let shop = all.iter().find(|one| one["host"] == "shop.test");
+    let shop = shop.expect("there");
+    assert_eq!(shop["origin"], "adopted", "{certs}");
+    assert_eq!(shop["why"], "two thirds of its life are over then");
+    assert_eq!(shop["failures"], 0, "nothing was ordered: {certs}");
+    let log = edge.log();
+    assert!(!log.contains("order"), "{log}");
 }
 
 #[allow(clippy::disallowed_methods, reason = "real time of real programs")]
