@@ -3,6 +3,8 @@
 
 #[path = "acme/ca.rs"]
 mod ca;
+#[path = "acme/caddy.rs"]
+mod caddy;
 #[path = "acme/edge.rs"]
 mod edge;
 #[path = "acme/pebble.rs"]
@@ -321,6 +323,21 @@ fn a_site_gets_its_certificate_by_itself_and_keeps_it_over_a_restart() {
 }
 
 #[test]
+fn a_first_start_with_many_sites_makes_one_account() {
+    let hosts: Vec<String> = (0..8).map(|n| format!("n{n}.example.com")).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let daemon = program::Daemon::start(&hosts);
+    for host in &hosts {
+        daemon.wait_issued(host);
+        assert_eq!(daemon.certificate(host)["failures"], 0, "at the first try");
+    }
+    let log = daemon.pebble.log();
+    assert!(log.contains("There are now 1 accounts"), "{log}");
+    assert!(!log.contains("There are now 2 accounts"), "{log}");
+    assert_eq!(log.matches("Added order").count(), hosts.len(), "{log}");
+}
+
+#[test]
 fn a_reload_orders_for_new_sites_and_forgets_old_ones() {
     let daemon = program::Daemon::start(&["one.example.com"]);
     daemon.wait_issued("one.example.com");
@@ -339,4 +356,32 @@ fn a_reload_orders_for_new_sites_and_forgets_old_ones() {
     assert!(daemon.certificate("one.example.com").is_null());
     assert_eq!(daemon.certificate("app.localhost")["origin"], "internal");
     assert_eq!(daemon.certificate("app.localhost")["stands_in"], false);
+}
+
+#[test]
+fn a_daemon_that_is_killed_in_the_middle_of_orders_orders_nothing_twice() {
+    let hosts: Vec<String> = (0..6).map(|n| format!("k{n}.example.com")).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let mut daemon = program::Daemon::start(&hosts);
+    // Later and later in what a start does: account, orders, proofs, certificates, writes.
+    let mut account = None;
+    for kill in 0..12 {
+        std::thread::sleep(Duration::from_millis(kill * 40));
+        daemon.edge.stop("-KILL");
+        let now = daemon.account();
+        assert!(account.is_none() || account == now, "the account was lost");
+        account = now;
+        daemon.edge.spawn();
+    }
+    for host in &hosts {
+        daemon.wait_issued(host);
+        assert_eq!(daemon.ask(host).code, 0, "{host}");
+    }
+    daemon.edge.stop("-KILL");
+    daemon.edge.spawn();
+    let stored = r#"cutover_acme_orders_total{outcome="success"}"#;
+    assert_eq!(daemon.edge.metric(stored), Some(0.0));
+    let log = daemon.pebble.log();
+    let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(count("Issued certificate"), hosts.len(), "{log}");
 }

@@ -435,11 +435,54 @@ fn a_broken_file_keeps_the_last_good_one_and_raises_an_alarm() {
         edge.log().contains("what was there before is served on")
     });
     assert!(edge.log().contains("ERROR"), "{}", edge.log());
+    assert_eq!(edge.metric("cutover_certificate_files_rejected"), Some(1.0));
     assert!(subject().ends_with("CN=old"), "{}", subject());
     pair(folder.path(), "a", &ca.sign(&["a.test"], "new"));
     wait_until("the new certificate is served", || {
         subject().ends_with("CN=new")
     });
+}
+
+#[test]
+fn a_site_whose_ca_is_down_is_served_and_everybody_is_told() {
+    let origins = Origins::start();
+    let edge = Edge::start(&format!(
+        "{}{}",
+        site(
+            "shop.test",
+            "hsts = { max_age = \"1h\", subdomains = true }"
+        ),
+        origins.config("observe = \"0s\"")
+    ));
+    edge.wait_healthy();
+    assert_eq!(status(&edge, "shop.test", &[]), "200");
+    let answer = ask(&edge, "shop.test", "/", &["--include"]).stdout;
+    let told = "strict-transport-security: max-age=3600; includeSubDomains";
+    assert!(
+        answer.to_lowercase().contains(&told.to_lowercase()),
+        "{answer}"
+    );
+    let url = format!("http://{}/", edge.http);
+    let plain = curl(&["--include", "--header", "Host: shop.test", &url]).stdout;
+    assert!(plain.starts_with("HTTP/1.1 308"), "{plain}");
+    assert!(
+        !plain.to_lowercase().contains("strict-transport"),
+        "not over plain HTTP (RFC 6797 section 7.2): {plain}"
+    );
+    let missing = r#"cutover_certificate_missing{host="shop.test"}"#;
+    assert_eq!(edge.metric(missing), Some(1.0));
+    wait_until("the order has failed", || {
+        edge.metric(r#"cutover_acme_orders_total{outcome="failure"}"#) == Some(1.0)
+    });
+    assert!(
+        edge.log().contains("certificate order failed"),
+        "{}",
+        edge.log()
+    );
+    let table = edge.proxyctl(&["certs"]).stdout;
+    assert!(table.contains("clients do not trust it"), "{table}");
+    assert!(table.contains("the last attempt failed"), "{table}");
+    assert!(table.contains("refused"), "the reason: {table}");
 }
 
 /// A program of another project that ends with the test.

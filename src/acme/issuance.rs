@@ -107,6 +107,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     events: mpsc::UnboundedSender<Event>,
     state: Mutex<State>,
+    accounts: tokio::sync::Mutex<()>,
     wake: Notify,
 }
 
@@ -172,6 +173,7 @@ impl Issuance {
             metrics,
             events,
             state: Mutex::new(state),
+            accounts: tokio::sync::Mutex::default(),
             wake: Notify::new(),
         });
         shared.want(sets);
@@ -476,6 +478,7 @@ impl Shared {
             directory: &directory,
             wire: &wire,
             shelf: &self.shelf,
+            accounts: &self.accounts,
             challenges: &self.challenges,
             patience: settings.patience,
         };

@@ -13,6 +13,7 @@ use instant_acme::{
     ExternalAccountKey, Identifier, NewAccount, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use tokio::sync::Mutex;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::challenges::{Challenges, Proof, Solver, solver};
@@ -31,6 +32,8 @@ pub(super) struct Work<'a> {
     pub(super) directory: &'a Directory,
     pub(super) wire: &'a Wire,
     pub(super) shelf: &'a Shelf,
+    /// Held while an account is looked for and made.
+    pub(super) accounts: &'a Mutex<()>,
     pub(super) challenges: &'a Arc<Challenges>,
     /// For the validations, and again for the certificate.
     pub(super) patience: Duration,
@@ -84,6 +87,8 @@ impl Work<'_> {
     }
 
     async fn account(&self) -> Result<Account, Stop> {
+        // Orders that run at a time would each make one.
+        let _first = self.accounts.lock().await;
         let builder = || Account::builder_with_http(Box::new(self.wire.clone()));
         if let Some(credentials) = self.shelf.account::<AccountCredentials>(self.url()) {
             let account = builder().from_credentials(credentials).await;

@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -122,8 +123,11 @@ impl Shelf {
     /// # Errors
     /// Why not.
     pub fn probe(&self) -> io::Result<()> {
+        // Orders that run at a time must not take each other's away.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("probe-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         for folder in [self.acme(), self.certificates()] {
-            let path = folder.join("probe");
+            let path = folder.join(&name);
             write(&path, b"written to see whether it can be\n")?;
             fs::read(&path)?;
             fs::remove_file(&path)?;
@@ -290,6 +294,20 @@ mod tests {
             .remove_pending("https://ca.example/dir", &names())
             .expect("no error twice");
         assert!(shelf.pending("https://ca.example/dir", &names()).is_none());
+    }
+
+    #[test]
+    fn probes_at_the_same_time_do_not_disturb_each_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let shelf = Shelf::new(folder.path());
+        std::thread::scope(|scope| {
+            let threads = [(); 4].map(|()| scope.spawn(|| (0..50).try_for_each(|_| shelf.probe())));
+            for thread in threads {
+                thread.join().expect("no panic").expect("writable");
+            }
+        });
+        let left = fs::read_dir(folder.path().join("acme")).expect("there");
+        assert_eq!(left.count(), 0);
     }
 
     #[test]

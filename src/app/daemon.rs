@@ -236,6 +236,12 @@ impl Daemon {
         for name in gone {
             self.metrics.certificate_expiry(&name, None);
         }
+        let missing = self.certificates.uncertified();
+        let missing = missing.iter().map(ToString::to_string).collect();
+        self.metrics.certificates_missing(missing);
+        let rejected = self.certificates.rejected().len();
+        self.metrics
+            .certificate_files_rejected(u64::try_from(rejected).unwrap_or(u64::MAX));
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
     }
 

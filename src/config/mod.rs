@@ -28,7 +28,7 @@ pub use rollback::{
     RollbackFast, RollbackGate, RollbackLatency, RollbackMode,
 };
 pub use service::{Balance, DockerService, Eject, Health, Probe, Service, Slot, Switch};
-pub use site::{ClientAuth, ClientAuthMode, Route, Site, Tls, TlsVersion, ValueMatch};
+pub use site::{ClientAuth, ClientAuthMode, Hsts, Route, Site, Tls, TlsVersion, ValueMatch};
 
 use std::path::PathBuf;
 use std::time::Duration;

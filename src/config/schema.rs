@@ -44,6 +44,7 @@ pub const TABLES: &[&Table] = &[
     &SITE,
     &SITE_TLS,
     &SITE_CLIENT_AUTH,
+    &SITE_HSTS,
     &ROUTE,
     &SERVICE,
     &RELEASE,
@@ -219,6 +220,7 @@ pub const SITE: Table = Table {
         key("tls", "text or table", r#""auto""#),
         key("min_version", "text", r#""1.2""#),
         key("client_auth", "table", ""),
+        key("hsts", "table", ""),
         key("redirect", "boolean", "true"),
         key("service", "text", ""),
         key("upstream", "list of upstreams", ""),
@@ -236,6 +238,16 @@ pub const SITE_TLS: Table = Table {
 pub const SITE_CLIENT_AUTH: Table = Table {
     path: "site.client_auth",
     keys: &[key("mode", "text", r#""require""#), key("ca", "path", "")],
+};
+
+/// `hsts = { ... }` of a site.
+pub const SITE_HSTS: Table = Table {
+    path: "site.hsts",
+    keys: &[
+        key("max_age", "duration", ""),
+        key("subdomains", "boolean", "false"),
+        key("preload", "boolean", "false"),
+    ],
 };
 
 /// `[[site.route]]`.

@@ -1,6 +1,7 @@
 //! Which requests lead where: sites and their routes.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http::{HeaderName, Method};
 
@@ -20,6 +21,8 @@ pub struct Site {
     pub min_version: TlsVersion,
     /// Certificates that clients show; `None`: they are not asked.
     pub client_auth: Option<ClientAuth>,
+    /// What browsers are told to remember; `None`: nothing.
+    pub hsts: Option<Hsts>,
     /// Whether plain HTTP is redirected to https when the site has TLS. Default true.
     pub redirect: bool,
     /// Routes in the order of the file.
@@ -54,6 +57,31 @@ pub enum TlsVersion {
     V1_2,
     /// TLS 1.3 (RFC 8446).
     V1_3,
+}
+
+/// `hsts = { max_age, subdomains, preload }` of a site (RFC 6797 §6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hsts {
+    /// How long browsers come over TLS alone, and are not let past a bad certificate. Zero
+    /// makes them forget.
+    pub max_age: Duration,
+    /// Whether that holds for every name below as well.
+    pub subdomains: bool,
+    /// Consents to the lists that browsers are built with.
+    pub preload: bool,
+}
+
+impl std::fmt::Display for Hsts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "max-age={}", self.max_age.as_secs())?;
+        if self.subdomains {
+            f.write_str("; includeSubDomains")?;
+        }
+        if self.preload {
+            f.write_str("; preload")?;
+        }
+        Ok(())
+    }
 }
 
 /// `client_auth = { mode, ca }` of a site.

@@ -71,6 +71,10 @@ families! {
         "What draining pools still wait for.";
     CERTIFICATE_EXPIRY: Gauge "cutover_certificate_expiry_timestamp_seconds" ["host"]
         "When the certificate of a host expires, in seconds since the Unix epoch.";
+    CERTIFICATE_MISSING: Gauge "cutover_certificate_missing" ["host"]
+        "1 for a host that is served with the internal CA's certificate because none was issued for it.";
+    CERTIFICATE_FILES_REJECTED: Gauge "cutover_certificate_files_rejected" []
+        "Certificate files that changed to something unusable; their last good content is served.";
     ACME_ORDERS: Counter "cutover_acme_orders_total" ["outcome"]
         "Orders of certificates that ended, by outcome.";
     CONFIG_RELOADS: Counter "cutover_config_reloads_total" ["outcome"]

@@ -21,6 +21,8 @@ pub struct Metrics {
     unrouted: Arc<ColorMetrics>,
     services: Mutex<BTreeMap<ServiceName, Arc<ServiceMetrics>>>,
     certificates: Mutex<BTreeMap<String, i64>>,
+    certificates_missing: Mutex<BTreeSet<String>>,
+    certificate_files_rejected: AtomicU64,
     pub(super) connections: Counters<Protocol>,
     pub(super) reloads: Counters<Outcome>,
     pub(super) last_reload_failed: AtomicBool,
@@ -57,6 +59,8 @@ impl Metrics {
             unrouted: Arc::new(ColorMetrics::new(timeline, shards)),
             services: Mutex::default(),
             certificates: Mutex::default(),
+            certificates_missing: Mutex::default(),
+            certificate_files_rejected: AtomicU64::new(0),
             connections: Counters::default(),
             reloads: Counters::default(),
             last_reload_failed: AtomicBool::new(false),
@@ -126,6 +130,16 @@ impl Metrics {
         };
     }
 
+    /// Replaces the hosts that are served with a stand-in because no certificate was issued.
+    pub fn certificates_missing(&self, hosts: BTreeSet<String>) {
+        *lock(&self.certificates_missing) = hosts;
+    }
+
+    /// Sets how many certificate files are broken now.
+    pub fn certificate_files_rejected(&self, files: u64) {
+        self.certificate_files_rejected.store(files, Relaxed);
+    }
+
     /// A client's connection was accepted. Pairs with [`Self::connection_closed`].
     pub fn connection_opened(&self, protocol: Protocol) {
         self.connections.increment(protocol);
@@ -144,6 +158,14 @@ impl Metrics {
     /// Every certificate's expiry, by host.
     pub(super) fn certificates(&self) -> BTreeMap<String, i64> {
         lock(&self.certificates).clone()
+    }
+
+    pub(super) fn missing(&self) -> BTreeSet<String> {
+        lock(&self.certificates_missing).clone()
+    }
+
+    pub(super) fn rejected(&self) -> u64 {
+        self.certificate_files_rejected.load(Relaxed)
     }
 
     fn service(&self, name: &ServiceName) -> Arc<ServiceMetrics> {

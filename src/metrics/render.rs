@@ -81,6 +81,12 @@ impl Metrics {
         for (host, seconds) in self.certificates() {
             expiry.sample(&[&host], seconds);
         }
+        let mut missing = page.family(&names::CERTIFICATE_MISSING);
+        for host in self.missing() {
+            missing.sample(&[&host], 1);
+        }
+        page.family(&names::CERTIFICATE_FILES_REJECTED)
+            .sample(&[], self.rejected());
         let mut orders = page.family(&names::ACME_ORDERS);
         for outcome in Outcome::ALL {
             orders.sample(&[outcome.as_str()], self.acme_orders.value(outcome));

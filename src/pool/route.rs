@@ -12,7 +12,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method};
 use percent_encoding::percent_decode_str;
 
 use crate::config::{
@@ -43,6 +43,8 @@ pub struct SiteEntry {
     pub tls: Tls,
     /// Whether plain HTTP is answered with a redirect to https.
     pub redirect: bool,
+    /// `Strict-Transport-Security` of answers over TLS.
+    pub hsts: Option<HeaderValue>,
     /// Whether a client without a certificate gets nothing, plain HTTP included.
     pub needs_client_certificate: bool,
     exact: HashMap<String, Vec<Rule>>,
@@ -162,6 +164,7 @@ impl SiteEntry {
                 .map_or_else(|| "default".to_owned(), ToString::to_string),
             tls: site.tls.clone(),
             redirect: site.tls != Tls::Off && site.redirect,
+            hsts: (site.hsts).and_then(|hsts| HeaderValue::try_from(hsts.to_string()).ok()),
             needs_client_certificate: matches!(
                 site.client_auth,
                 Some(ClientAuth {

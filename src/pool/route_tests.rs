@@ -77,6 +77,7 @@ fn site(hosts: &[&str], default: bool, routes: Vec<Route>, service: Option<usize
         tls: Tls::Off,
         min_version: crate::config::TlsVersion::V1_2,
         client_auth: None,
+        hsts: None,
         redirect: true,
         routes,
         service: service.map(ServiceIndex),

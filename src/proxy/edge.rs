@@ -165,6 +165,9 @@ impl Edge {
                 "This site is served over TLS with a client certificate only.",
             ));
         }
+        if exchange.https {
+            exchange.hsts.clone_from(&found.site.hsts);
+        }
         let service = table.service(found.service).ok_or(UNAVAILABLE)?;
         let closed = self.doors.closed.load();
         if let Some(notice) = closed.notice(&found.site.name, &service.name, exchange.client.ip) {
@@ -481,6 +484,9 @@ impl ProxyHttp for Edge {
                 .as_ref()
                 .map(|events| Arc::clone(events.end()));
             exchange.becomes(Kind::Sse, end);
+        }
+        if let Some(hsts) = exchange.hsts.take() {
+            response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts)?;
         }
         if exchange.set_cookie
             && let Some(used) = &exchange.upstream

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
 use pingora::http::RequestHeader;
 
 use crate::clock;
@@ -26,6 +27,8 @@ pub struct Exchange {
     pub(super) peer: IpAddr,
     pub(super) client: Client,
     pub(super) https: bool,
+    /// `Strict-Transport-Security` of the answer.
+    pub(super) hsts: Option<HeaderValue>,
     pub(super) local_port: u16,
     pub(super) request_id: String,
     pub(super) pace: Pace,
@@ -81,6 +84,7 @@ impl Exchange {
                 trusted_peer: false,
             },
             https: false,
+            hsts: None,
             local_port: 0,
             request_id: String::new(),
             pace: Pace::Exchange,

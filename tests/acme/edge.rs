@@ -166,6 +166,7 @@ impl Builder {
             redirect: true,
             min_version: TlsVersion::V1_2,
             client_auth: None,
+            hsts: None,
             routes: Vec::new(),
             service: None,
         };

@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub(crate) struct Pebble {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     ca_file: PathBuf,
     port: u16,
     management: u16,
@@ -25,6 +25,13 @@ pub(crate) struct Pebble {
 
 /// Ended when dropped.
 pub(crate) struct Program(Child);
+
+impl Program {
+    pub(crate) fn start(mut command: Command) -> Self {
+        let child = command.spawn();
+        Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+}
 
 impl Drop for Program {
     fn drop(&mut self) {
@@ -78,9 +85,14 @@ impl Pebble {
         pebble.env("PEBBLE_VA_NOSLEEP", "1");
         pebble.env("PEBBLE_WFE_NONCEREJECT", "50");
         pebble.envs(variables.iter().copied());
-        let programs = vec![names_server(dns, "127.0.0.1"), run(pebble)];
+        let log = std::fs::File::create(folder.path().join("log")).expect("a log");
+        pebble
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(Stdio::null());
+        let programs = vec![names_server(dns, "127.0.0.1"), Program::start(pebble)];
         let started = Self {
-            _folder: folder,
+            folder,
             ca_file,
             port,
             management,
@@ -98,6 +110,11 @@ impl Pebble {
     /// The CA of pebble's own certificate.
     pub(crate) fn ca_file(&self) -> &Path {
         &self.ca_file
+    }
+
+    /// Everything it said.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).expect("a log")
     }
 
     /// Roots of what it issues, PEM.

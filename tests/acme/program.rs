@@ -46,18 +46,19 @@ impl Daemon {
         }
     }
 
+    /// The account as it is on disk.
+    pub(crate) fn account(&self) -> Option<String> {
+        let acme = self.edge.folder.path().join("state/acme");
+        let folders = fs::read_dir(acme).ok()?.flatten();
+        let files = folders.map(|folder| folder.path().join("account.json"));
+        files
+            .into_iter()
+            .find_map(|file| fs::read_to_string(file).ok())
+    }
+
     /// `certs --json` of one host.
     pub(crate) fn certificate(&self, host: &str) -> serde_json::Value {
-        let answer = self.edge.proxyctl(&["certs", "--json"]);
-        let report: serde_json::Value =
-            serde_json::from_str(&answer.stdout).unwrap_or_else(|_| panic!("{answer:?}"));
-        let all = report["certificates"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        all.into_iter()
-            .find(|one| one["host"] == host)
-            .unwrap_or_default()
+        certificate(&self.edge, host)
     }
 
     pub(crate) fn wait_issued(&self, host: &str) {
@@ -74,13 +75,22 @@ impl Daemon {
     }
 }
 
+pub(crate) fn certificate(edge: &Edge, host: &str) -> serde_json::Value {
+    let answer = edge.proxyctl(&["certs", "--json"]);
+    let report: serde_json::Value =
+        serde_json::from_str(&answer.stdout).unwrap_or_else(|_| panic!("{answer:?}"));
+    let all = report["certificates"].as_array().cloned();
+    let mut all = all.unwrap_or_default().into_iter();
+    all.find(|one| one["host"] == host).unwrap_or_default()
+}
+
 pub(crate) fn ask(edge: &Edge, host: &str, roots: &Path) -> Ended {
     let port = edge.https.port();
     finish(
         Command::new("curl")
             .args(["-sS", "--max-time", "10", "--cacert"])
             .arg(roots)
-            .args(["--resolve", &format!("{host}:{port}:127.0.0.1")])
+            .args(["--resolve", &format!("{host}:{port}:{}", edge.https.ip())])
             .arg(format!("https://{host}:{port}/")),
     )
 }

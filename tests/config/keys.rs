@@ -73,7 +73,7 @@ fn the_defaults_of_the_schema_are_those_of_the_parser() {
             "service.web" => base.replace("blue =", &format!("{line}blue =")),
             "service.web.health" => format!("{base}{line}"),
             // Without its other key it is an error.
-            "notify" | "site.client_auth" | "acme.fallback" => continue,
+            "notify" | "site.client_auth" | "site.hsts" | "acme.fallback" => continue,
             _ => format!("{base}[{path}]\n{line}"),
         };
         let mut config = load_str_with("f", &text, &Env::process())

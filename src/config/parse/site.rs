@@ -1,6 +1,7 @@
 //! `[[site]]` and `[[site.route]]`: hosts, certificates, and which service takes what.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use http::{HeaderName, Method};
 
@@ -10,7 +11,7 @@ use super::service::{Names, slot};
 use super::tree::{Value, join, quoted};
 use super::value::{self, Parsed};
 use crate::config::{
-    ClientAuth, ClientAuthMode, Config, Route, ServiceIndex, Site, Slot, Tls, TlsVersion,
+    ClientAuth, ClientAuthMode, Config, Hsts, Route, ServiceIndex, Site, Slot, Tls, TlsVersion,
     ValueMatch, schema,
 };
 use crate::model::{HostPattern, PathPattern};
@@ -153,11 +154,13 @@ fn one(head: Head<'_>, names: &Names<'_>) -> Site {
     let versions = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
     section.set("min_version", &mut min_version, value::word(&versions));
     let client_auth = client_auth(&section);
+    let hsts = hsts(&section, &tls, redirect, &hosts);
     check_policy(&section, &tls, redirect);
     Site {
         tls,
         min_version,
         client_auth,
+        hsts,
         redirect,
         hosts,
         default,
@@ -226,6 +229,43 @@ fn client_auth(site: &Section<'_>) -> Option<ClientAuth> {
         mode,
         ca: section.value("ca", value::path).unwrap_or_default(),
     })
+}
+
+/// The least that the lists of browsers ask for.
+const PRELOAD_MAX_AGE: Duration = Duration::from_secs(31_536_000);
+
+fn hsts(site: &Section<'_>, tls: &Tls, redirect: bool, hosts: &[HostPattern]) -> Option<Hsts> {
+    let section = site.section("hsts", &schema::SITE_HSTS)?;
+    if section.entry("max_age").is_none() {
+        section.missing("needs max_age: how long browsers remember, such as \"8760h\"");
+    }
+    let mut hsts = Hsts {
+        max_age: section.value("max_age", value::duration)?,
+        subdomains: false,
+        preload: false,
+    };
+    section.set("subdomains", &mut hsts.subdomains, value::boolean);
+    section.set("preload", &mut hsts.preload, value::boolean);
+    if *tls == Tls::Off {
+        site.error("hsts", "needs TLS, which tls = \"off\" turns off");
+    } else if !redirect {
+        site.error(
+            "hsts",
+            "with redirect = false, who comes over plain HTTP is never told (RFC 6797 section 7.2)",
+        );
+    } else if hosts.iter().all(HostPattern::is_private) {
+        site.error(
+            "hsts",
+            "no public CA certifies these hosts: one bad certificate would lock browsers out",
+        );
+    }
+    if hsts.preload && !(hsts.subdomains && hsts.max_age >= PRELOAD_MAX_AGE) {
+        section.error(
+            "preload",
+            "needs subdomains = true and max_age of at least \"8760h\"; a name stays in the lists for months",
+        );
+    }
+    Some(hsts)
 }
 
 /// Refuses what would look protected and not be.

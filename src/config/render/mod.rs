@@ -94,6 +94,16 @@ impl Config {
                 format!("{{ mode = {}, ca = {} }}", text(mode), path(ca)),
             );
         }
+        if let Some(hsts) = site.hsts {
+            let (max_age, subdomains, preload) =
+                (duration(hsts.max_age), hsts.subdomains, hsts.preload);
+            out.key(
+                "hsts",
+                format!(
+                    "{{ max_age = {max_age}, subdomains = {subdomains}, preload = {preload} }}"
+                ),
+            );
+        }
         out.key("redirect", site.redirect);
         if let Some(index) = site.service {
             out.key("service", self.service_name(index));

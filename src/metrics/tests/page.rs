@@ -17,7 +17,7 @@ use super::get;
 use super::parse;
 
 /// Names, types and labels that dashboards and alerts rely on.
-const PROMISED: [(&str, &str, &[&str]); 21] = [
+const PROMISED: [(&str, &str, &[&str]); 23] = [
     (
         "cutover_requests_total",
         "counter",
@@ -69,6 +69,8 @@ const PROMISED: [(&str, &str, &[&str]); 21] = [
         "gauge",
         &["host"],
     ),
+    ("cutover_certificate_missing", "gauge", &["host"]),
+    ("cutover_certificate_files_rejected", "gauge", &[]),
     ("cutover_acme_orders_total", "counter", &["outcome"]),
     ("cutover_config_reloads_total", "counter", &["outcome"]),
     ("cutover_config_last_reload_success", "gauge", &[]),
@@ -104,6 +106,8 @@ fn eventful() -> (Arc<Metrics>, Instant, LiveState) {
     metrics.reload(Outcome::Failure);
     metrics.acme_order(Outcome::Success);
     metrics.certificate_expiry("example.com", Some(1_900_000_000));
+    metrics.certificates_missing(["shop.example.com".to_owned()].into());
+    metrics.certificate_files_rejected(2);
     metrics.connection_opened(Protocol::Https);
     let blue = LiveColor {
         release: Some(Release::from(NASTY)),
@@ -202,7 +206,7 @@ fn every_family_is_announced_before_anything_happened() {
 fn values_are_those_that_were_recorded() {
     let (metrics, now, live) = eventful();
     let page = metrics.render(now, &live);
-    let expected: [(&str, &[&str], f64); 28] = [
+    let expected: [(&str, &[&str], f64); 30] = [
         (
             "cutover_requests_total",
             &["web", "blue", "GET", "200"],
@@ -268,6 +272,8 @@ fn values_are_those_that_were_recorded() {
             &["example.com"],
             1.9e9,
         ),
+        ("cutover_certificate_missing", &["shop.example.com"], 1.0),
+        ("cutover_certificate_files_rejected", &[], 2.0),
         ("cutover_acme_orders_total", &["success"], 1.0),
         ("cutover_acme_orders_total", &["failure"], 0.0),
         ("cutover_config_reloads_total", &["failure"], 1.0),

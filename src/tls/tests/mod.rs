@@ -60,6 +60,7 @@ fn site(names: &[&str], tls: Tls) -> Site {
         tls,
         min_version: crate::config::TlsVersion::V1_2,
         client_auth: None,
+        hsts: None,
         redirect: true,
         routes: Vec::new(),
         service: None,
