@@ -582,8 +582,26 @@ fn what_the_real_caddy_ordered_is_adopted() {
 
     // The daemon finds it by itself and orders nothing.
     let origins = Origins::start();
+    let dns = free_port();
+    let _dns = Running::start(Command::new("pebble-challtestsrv").args([
+        "-http01",
+        "",
+        "-https01",
+        "",
+        "-tlsalpn01",
+        "",
+        "-defaultIPv6",
+        "",
+        "-management",
+        &format!("127.0.0.1:{}", free_port()),
+        "-dns01",
+        &format!("127.0.0.1:{dns}"),
+    ]));
     let sites = format!(
-        "[[site]]\nhosts = [\"shop.test\"]\nservice = \"web\"\n{}",
+        "[acme]\ndirectory = \"https://127.0.0.1:{directory}/dir\"\nca_file = \"{}\"\n\
+         resolvers = [\"127.0.0.1:{dns}\"]\n\
+         [[site]]\nhosts = [\"shop.test\"]\nservice = \"web\"\n{}",
+        root.display(),
         origins.config("observe = \"0s\"")
     );
     let edge = Edge::start_with(&sites, &[("XDG_DATA_HOME", at("data").as_path())]);
@@ -601,6 +619,13 @@ fn what_the_real_caddy_ordered_is_adopted() {
     assert_eq!(shop["failures"], 0, "nothing was ordered: {certs}");
     let log = edge.log();
     assert!(!log.contains("order"), "{log}");
+
+    // When its time has come, Caddy's account is used.
+    let renewed = edge.proxyctl(&["certs", "renew", "shop.test", "--force"]);
+    assert_eq!(renewed.code, 0, "{renewed:?}");
+    let log = edge.log();
+    assert!(log.contains("ACME account adopted"), "{log}");
+    assert!(!log.contains("ACME account made"), "{log}");
 }
 
 #[allow(clippy::disallowed_methods, reason = "real time of real programs")]

@@ -27,6 +27,7 @@ use crate::config::{Site, Tls};
 use crate::http::Resolver;
 use crate::metrics::{Metrics, Outcome as Counted};
 use crate::model::HostPattern;
+use crate::tls::adopt::Account;
 use crate::tls::{CertificateInfo, Delivered, Store};
 
 /// What an [`Issuance`] is started with.
@@ -44,6 +45,8 @@ pub struct Settings {
     pub ca_resolver: Arc<Resolver>,
     /// The time that the plan goes by.
     pub now: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    /// Accounts that another program left behind: with one of them at a CA none is made there.
+    pub accounts: Vec<Account>,
     /// For one exchange with the CA. Default 30 s.
     pub deadline: Duration,
     /// For the CA to validate, and again to issue, before the order is left for the next
@@ -68,6 +71,7 @@ impl Settings {
             ca_resolver: Arc::clone(&resolver),
             resolver,
             now: Arc::new(clock::wall),
+            accounts: Vec::new(),
             deadline: Duration::from_secs(30),
             patience: Duration::from_secs(300),
             concurrent: 4,
@@ -479,6 +483,7 @@ impl Shared {
             wire: &wire,
             shelf: &self.shelf,
             accounts: &self.accounts,
+            adopted: &settings.accounts,
             challenges: &self.challenges,
             patience: settings.patience,
         };

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error,
-    ExternalAccountKey, Identifier, NewAccount, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
+    ExternalAccountKey, Identifier, Key, NewAccount, NewOrder, Order, OrderStatus, Problem,
+    RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use tokio::sync::Mutex;
@@ -24,6 +25,7 @@ use super::plan::{Attempt, FailureKind, Method};
 use super::preflight::Stop;
 use super::shelf::{Pending, Shelf};
 use super::wire::Wire;
+use crate::tls::adopt;
 
 /// What one attempt works with.
 pub(super) struct Work<'a> {
@@ -34,6 +36,8 @@ pub(super) struct Work<'a> {
     pub(super) shelf: &'a Shelf,
     /// Held while an account is looked for and made.
     pub(super) accounts: &'a Mutex<()>,
+    /// Those of another program.
+    pub(super) adopted: &'a [adopt::Account],
     pub(super) challenges: &'a Arc<Challenges>,
     /// For the validations, and again for the certificate.
     pub(super) patience: Duration,
@@ -94,6 +98,9 @@ impl Work<'_> {
             let account = builder().from_credentials(credentials).await;
             return account.map_err(|error| self.stop(error));
         }
+        if let Some(account) = self.adopt().await? {
+            return Ok(account);
+        }
         let eab = self.binding()?;
         let contact = self.issuer.email.as_ref();
         let contact: Vec<_> = contact
@@ -112,14 +119,56 @@ impl Work<'_> {
                 .await
         );
         let (account, credentials) = made.map_err(|error| self.stop(error))?;
-        let kept = self.shelf.put_account(self.url(), &credentials);
-        kept.map_err(|error| preflight(format!("the ACME account cannot be stored: {error}")))?;
+        self.keep(&credentials)?;
         tracing::info!(
             directory = self.url(),
             account = account.id(),
             "ACME account made"
         );
         Ok(account)
+    }
+
+    fn keep(&self, credentials: &AccountCredentials) -> Result<(), Stop> {
+        let kept = self.shelf.put_account(self.url(), credentials);
+        kept.map_err(|error| preflight(format!("the ACME account cannot be stored: {error}")))
+    }
+
+    /// The account that another program has at this CA, if the CA still knows it.
+    async fn adopt(&self) -> Result<Option<Account>, Stop> {
+        let url = self.url();
+        for adopted in self.adopted.iter().filter(|adopted| adopted.is_at(url)) {
+            let file = adopted.key.display();
+            let pkcs8 = match adopted.private_key() {
+                Ok(pkcs8) => pkcs8,
+                Err(error) => {
+                    tracing::warn!(%error, "ACME account not adopted");
+                    continue;
+                }
+            };
+            let key = || {
+                let key = Key::from_pkcs8_der(pkcs8.clone_key())?;
+                Ok::<_, Error>((key, pkcs8.clone_key().into()))
+            };
+            let found = with_fresh_nonce!(match key() {
+                Ok(key) => {
+                    let builder = Account::builder_with_http(Box::new(self.wire.clone()));
+                    builder.from_key(key, url.to_owned()).await
+                }
+                Err(error) => Err(error),
+            });
+            match found {
+                Ok((account, credentials)) => {
+                    self.keep(&credentials)?;
+                    tracing::info!(directory = url, account = account.id(), %file, "ACME account adopted");
+                    return Ok(Some(account));
+                }
+                Err(Error::Api(problem)) => {
+                    tracing::warn!(directory = url, %file, error = words(&problem), "ACME account not adopted");
+                }
+                Err(error) => return Err(self.stop(error)),
+            }
+        }
+        Ok(None)
     }
 
     fn binding(&self) -> Result<Option<ExternalAccountKey>, Stop> {

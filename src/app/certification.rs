@@ -23,6 +23,7 @@ use crate::http::Resolver;
 use crate::metrics::Metrics;
 use crate::proxy::ChallengeAnswers;
 use crate::tls;
+use crate::tls::adopt::Account;
 
 /// Events that a slow reader may be behind.
 const EVENTS: usize = 1024;
@@ -33,6 +34,8 @@ const RENEWAL_PATIENCE: Duration = Duration::from_secs(600);
 /// Orders certificates for as long as the daemon runs.
 pub(super) struct Certification {
     challenges: Arc<Challenges>,
+    /// Those of another program.
+    accounts: Vec<Account>,
     running: Mutex<Option<Running>>,
     events: broadcast::Sender<Event>,
 }
@@ -66,8 +69,10 @@ impl Asked {
 }
 
 impl Certification {
-    pub(super) fn new() -> Self {
+    /// `accounts` of another program are used instead of making new ones.
+    pub(super) fn new(accounts: Vec<Account>) -> Self {
         Self {
+            accounts,
             challenges: Arc::default(),
             running: Mutex::default(),
             events: broadcast::channel(EVENTS).0,
@@ -141,6 +146,7 @@ impl Certification {
                 Err(error) => tracing::warn!(%error, "acme.resolvers; the system's are used"),
             }
         }
+        settings.accounts.clone_from(&self.accounts);
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let events = self.events.clone();
         tokio::spawn(async move {

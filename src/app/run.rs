@@ -138,10 +138,10 @@ async fn serve(
     let metrics = Metrics::new();
     check_roots(&config)?;
     let certificates = Arc::new(tls::Store::new(&config.state_dir)?);
-    adopt(&certificates, &config);
+    let accounts = adopt(&certificates, &config);
     // What is stored is served before anything is made in its place. The sockets listen, so
     // that an order's challenges wait there.
-    let certification = Certification::new();
+    let certification = Certification::new(accounts);
     certification
         .follow(&config, &certificates, &metrics)
         .await?;
@@ -294,11 +294,12 @@ fn bind_error(error: crate::proxy::BindError) -> anyhow::Error {
 }
 
 /// Serves what another proxy left behind for the sites that would otherwise wait for an order.
-fn adopt(certificates: &tls::Store, config: &Config) {
+/// Returns the ACME accounts that lie beside it.
+fn adopt(certificates: &tls::Store, config: &Config) -> Vec<tls::adopt::Account> {
     let auto = config.sites.iter().filter(|site| site.tls == Tls::Auto);
     let hosts: Vec<_> = auto.flat_map(|site| site.hosts.iter().cloned()).collect();
     if hosts.is_empty() {
-        return;
+        return Vec::new();
     }
     let variable = |name: &str| std::env::var_os(name).map(Into::into);
     let places = tls::adopt::Places::usual(variable);
@@ -311,6 +312,7 @@ fn adopt(certificates: &tls::Store, config: &Config) {
         let not_after = clock::rfc3339(adopted.not_after);
         info!(names = names.join(" "), issuer = adopted.issuer, %not_after, source = ?adopted.source, "certificate adopted");
     }
+    found.accounts
 }
 
 /// Upstreams over TLS need root certificates; a variable that names none is fatal at once.

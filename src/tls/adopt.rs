@@ -17,6 +17,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
 use super::certificate::Pair;
 use super::error::{Fault, TlsError};
 use crate::model::HostPattern;
@@ -81,6 +85,39 @@ pub struct Account {
     pub json: PathBuf,
     /// PEM of its key.
     pub key: PathBuf,
+}
+
+impl Account {
+    /// Whether it is an account of the CA with this directory URL.
+    #[must_use]
+    pub fn is_at(&self, url: &str) -> bool {
+        let name = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let dashes: String = name
+            .chars()
+            .map(|c| if matches!(c, '/' | ':') { '-' } else { c })
+            .collect();
+        dashes
+            .trim_end_matches('-')
+            .eq_ignore_ascii_case(&self.directory)
+    }
+
+    /// Its private key (P-256) as PKCS #8.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds no such key.
+    pub fn private_key(&self) -> Result<PrivatePkcs8KeyDer<'static>, TlsError> {
+        let file = self.key.as_path();
+        let pem = fs::read(file).map_err(|e| TlsError::new(file, Fault::Unreadable(e)))?;
+        let wrong =
+            |why: &dyn std::fmt::Display| TlsError::new(file, Fault::Setup(why.to_string()));
+        let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| wrong(&error))?;
+        // Caddy writes SEC 1.
+        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+        let pair = EcdsaKeyPair::from_private_key_der(algorithm, der.secret_der())
+            .map_err(|error| wrong(&error))?;
+        let pkcs8 = pair.to_pkcs8v1().map_err(|error| wrong(&error))?;
+        Ok(PrivatePkcs8KeyDer::from(pkcs8.as_ref().to_vec()))
+    }
 }
 
 /// Looks for certificates for `hosts`. Folders that do not exist are nothing unusual. For every
