@@ -8,9 +8,12 @@
 use std::fs;
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use cutover::config::{Site, Tls, TlsVersion};
+use cutover::acme::{Issuance, Issuer, Method, Settings, Shelf, wanted};
+use cutover::config::{Acme, Site, Tls, TlsVersion};
+use cutover::metrics::Metrics;
 use cutover::model::HostPattern;
 use cutover::tls::Store;
 use rcgen::{CertificateParams, KeyPair};
@@ -48,6 +51,7 @@ fn site(folder: &Path, n: usize) -> Site {
         tls: Tls::Files { cert, key },
         min_version: TlsVersion::V1_2,
         client_auth: None,
+        hsts: None,
         redirect: true,
         routes: Vec::new(),
         service: None,
@@ -123,5 +127,56 @@ fn main() {
         began.elapsed()
     );
     assert_eq!(events.len(), 1, "the renewed one was not noticed");
+    stored(&folder);
     fs::remove_dir_all(&folder).expect("removed");
+}
+
+/// A start with as many certificates that were ordered before.
+fn stored(folder: &Path) {
+    let state = folder.join("ordered");
+    let shelf = Shelf::new(&state);
+    let sites: Vec<_> = (0..MANY)
+        .map(|n| Site {
+            tls: Tls::Auto,
+            ..site(folder, n)
+        })
+        .collect();
+    let sets = wanted(&sites);
+    for (n, names) in sets.iter().enumerate() {
+        let read = |kind| fs::read_to_string(folder.join(format!("{n}.{kind}"))).expect("there");
+        shelf
+            .put_certificate(names, &read("key"), &read("pem"))
+            .expect("stored");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let _entered = runtime.enter();
+    let acme = Acme {
+        directory: "https://127.0.0.1:9/directory".to_owned(),
+        ..Acme::default()
+    };
+    let issuers = Issuer::from_config(&acme).expect("an issuer");
+    let settings = Settings::new(state.clone(), issuers, vec![Method::Http01]);
+    let before = resident_kib();
+    let (began, wall) = now();
+    let store = Arc::new(Store::new(&state).expect("a store"));
+    let issuance = Issuance::start(
+        settings,
+        sets.clone(),
+        Arc::clone(&store),
+        Arc::default(),
+        Metrics::new(),
+        tokio::sync::mpsc::unbounded_channel().0,
+    );
+    store.apply(&sites, wall).expect("nothing to make");
+    let took = began.elapsed();
+    let grown = resident_kib().saturating_sub(before);
+    assert_eq!(store.served().len(), MANY, "all of them are served");
+    println!("{MANY} stored certificates: read, checked and published in {took:.1?}, {grown} KiB");
+    let (began, _) = now();
+    issuance.want(sets);
+    println!("a reload with the same sites: {:.1?}", began.elapsed());
+    runtime.block_on(issuance.stop());
 }
