@@ -240,7 +240,9 @@ fn hsts(site: &Section<'_>, tls: &Tls, redirect: bool, hosts: &[HostPattern]) ->
         section.missing("needs max_age: how long browsers remember, such as \"8760h\"");
     }
     let mut hsts = Hsts {
-        max_age: section.value("max_age", value::duration)?,
+        max_age: section
+            .value("max_age", value::duration)
+            .unwrap_or_default(),
         subdomains: false,
         preload: false,
     };
