@@ -20,6 +20,7 @@ pub mod history;
 pub mod http;
 pub mod metrics;
 pub mod model;
+pub mod notify;
 pub mod pool;
 pub mod proxy;
 pub mod switch;

@@ -13,9 +13,10 @@ use async_trait::async_trait;
 use cutover::admin::listen::AdminSocket;
 use cutover::admin::wire::{
     Candidate, Certificate, CertificateReport, ConfigReport, ControlError, Done, DrainStatus,
-    ErrorCode, ExplainReport, ExplainRequest, GateFailure, HistoryReport, HistoryRequest, InFlight,
-    Operation, Outcome, OutcomeKind, Phase, Progress, ReloadReport, RenewRequest, RollbackRequest,
-    ServiceState, ServiceStatus, SlotStatus, Slots, Status, SwitchRequest, SwitchStatus, Tally,
+    ErrorCode, ExplainReport, ExplainRequest, FailingRoute, FailureSample, GateFailure,
+    HistoryReport, HistoryRequest, InFlight, JudgeReport, JudgeService, Operation, Outcome,
+    OutcomeKind, Phase, Progress, ReloadReport, RenewRequest, RollbackRequest, ServiceState,
+    ServiceStatus, Share, SlotStatus, Slots, Status, SwitchRequest, SwitchStatus, Tally,
     UpstreamStatus,
 };
 use cutover::admin::{Actor, Control, Reporter, server};
@@ -60,6 +61,7 @@ impl Fake {
             .to_owned(),
             services: vec!["web".into()],
             live: Some(Color::Green),
+            details: Vec::new(),
         })
     }
 }
@@ -264,6 +266,44 @@ impl Control for Fake {
         };
         Ok(HistoryReport {
             history: vec![entry],
+        })
+    }
+
+    async fn judge(&self) -> Result<JudgeReport, ControlError> {
+        let share = |all, bad| Share { all, bad };
+        let web = JudgeService {
+            service: "web".into(),
+            color: Color::Green,
+            state: "suspicious".to_owned(),
+            over: false,
+            mode: "enforce".to_owned(),
+            elapsed_ms: 4_300,
+            why: None,
+            requests: share(872, 46),
+            before: share(120_000, 112),
+            limit: 0.005,
+            log_e: 5.2,
+            log_e_needed: 10.4,
+            w: 3.0,
+            w_needed: 20.4,
+            rescues: share(31, 0),
+            probes: share(0, 0),
+            slow: vec![share(800, 70), share(800, 4)],
+            client_errors: share(800, 0),
+            alerts: vec!["health probes take 250 ms".to_owned()],
+            routes: vec![FailingRoute {
+                route: "/orders/*".to_owned(),
+                what: "500".to_owned(),
+                count: 40,
+            }],
+            samples: vec![FailureSample {
+                path: "/orders/7".to_owned(),
+                what: "500".to_owned(),
+                request_id: "01JD".to_owned(),
+            }],
+        };
+        Ok(JudgeReport {
+            services: vec![web],
         })
     }
 
@@ -698,7 +738,6 @@ fn verbs_of_later_versions_say_so_without_asking_the_daemon() {
         &["deploy", "app:v2", "--service", "web"][..],
         &["adapt", "Caddyfile"],
         &["hash-password"],
-        &["judge", "--replay", "switch.json"],
         &["cleanup"],
         &["reset"],
     ] {
@@ -858,6 +897,80 @@ fn history_is_a_line_for_each_thing_and_below_it_why() {
         (code, &report["history"][0]["result"]),
         (0, &serde_json::json!("kept"))
     );
+}
+
+#[test]
+fn judge_is_a_line_and_explains_every_number_when_asked() {
+    let daemon = daemon();
+    let short = daemon.run(&["judge"]);
+    assert_eq!(
+        short.1,
+        lines(&[
+            "web  green  suspicious  4s: 46 of 872 failed (limit 0.50 %)",
+            "    alert: health probes take 250 ms",
+        ])
+    );
+    let long = daemon.run(&["judge", "--explain"]);
+    assert_eq!((long.0, long.2.as_str()), (0, ""));
+    for part in [
+        "112 of 120000 failed",
+        "181:1 of 32860:1",
+        "3.0 of 20.4",
+        "31 of 31",
+        "not asked",
+        "70 of 800",
+        "/orders/*: 500, 40 times",
+        "/orders/7: 500, request 01JD",
+    ] {
+        assert!(long.1.contains(part), "{part}: {}", long.1);
+    }
+    let json = daemon.run(&["judge", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.1).expect("JSON");
+    assert_eq!(json["services"][0]["rescues"]["all"], 31);
+}
+
+#[test]
+fn a_recorded_switch_is_judged_without_a_daemon_and_with_other_settings() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("switch.csv");
+    let mut record = String::from("t_ms,new_ok,new_fail,old_ok,old_fail,rescued_ok,rescued_fail\n");
+    for at in -2_400..=0 {
+        record.push_str(&format!("{},0,0,50,0,0,0\n", at * 250));
+    }
+    for at in 1..=400 {
+        record.push_str(&format!("{},49,1,0,0,1,0\n", at * 250));
+    }
+    std::fs::write(&file, record).expect("written");
+    let file = file.to_str().expect("a path");
+    let nowhere = Path::new("/nonexistent/admin.sock");
+    let run = |more: &[&str]| {
+        let args = [&["judge", "--replay", file], more].concat();
+        ran(proxyctl(nowhere, &args).output().expect("started"))
+    };
+    let plain = run(&["--json"]);
+    assert_eq!(plain.0, 0, "{}", plain.2);
+    let plain: serde_json::Value = serde_json::from_str(&plain.1).expect("JSON");
+    assert_eq!(plain["decision"], "rollback");
+    let keys: Vec<_> = plain.as_object().expect("an object").keys().collect();
+    assert_eq!(keys, ["decision", "log_e", "reason", "t_ms", "w"]);
+    // The same release is within a limit of 5 %.
+    let lax = run(&[
+        "--set",
+        "rollback.errors.floor=5%",
+        "--set",
+        "switch.observe=1m",
+    ]);
+    assert!(lax.1.starts_with("keep at 60.00 s: "), "{}", lax.1);
+    let wrong = run(&["--set", "rollback.errors.flor=5%"]);
+    assert_eq!(wrong.0, 2);
+    assert!(wrong.2.contains("floor"), "{}", wrong.2);
+    let none = ran(
+        proxyctl(nowhere, &["judge", "--replay", "/nonexistent.csv"])
+            .output()
+            .expect("started"),
+    );
+    assert_eq!(none.0, 2);
+    assert!(none.2.contains("/nonexistent.csv"), "{}", none.2);
 }
 
 #[test]

@@ -150,8 +150,8 @@ docker = { service = "web", port = 3000 }
 rescue = false
 alpha = 0.0000001
 [rollback.latency]
-quantiles = ["50%", 0.9, 0.99]
-floor = ["1%", 0.02, 0.005]
+quantiles = ["50%", 0.99]
+floor = ["1%", 0.005]
 "#;
 
 #[test]

@@ -3,65 +3,18 @@
 
 mod support;
 
-use std::fs::{self, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use support::clients::{Seen, http1_client, http2_client};
+use support::counts::{Counts, wanted};
+use support::journal::named_by_the_journal;
 use support::{Edge, Origins, curl, wait_until};
-
-/// How often something is repeated: `variable`, else `short`.
-fn wanted(variable: &str, short: u64) -> u64 {
-    std::env::var(variable).map_or(short, |text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{variable} is not a number: {text}"))
-    })
-}
-
-/// The raw counts of one soak, one JSON object a line. The short form keeps none.
-struct Counts(Option<PathBuf>);
-
-impl Counts {
-    fn of(name: &str) -> Self {
-        let folder = std::env::var_os("SOAK_DIR").map(PathBuf::from);
-        if let Some(folder) = &folder {
-            fs::create_dir_all(folder).expect("the folder for the counts");
-        }
-        Self(folder.map(|folder| folder.join(name).with_extension("jsonl")))
-    }
-
-    /// The sum of a field over what an interrupted soak has done already.
-    fn done(&self, field: &str) -> u64 {
-        let text = self.0.as_deref().map(read).unwrap_or_default();
-        let lines = text.lines().map(|line| {
-            let line: Value = serde_json::from_str(line).expect("a line of counts");
-            line[field].as_u64().expect("a count")
-        });
-        lines.sum()
-    }
-
-    fn add(&self, line: &Value) {
-        let Some(path) = &self.0 else {
-            return;
-        };
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .expect("the file of counts");
-        writeln!(file, "{line}").expect("write counts");
-    }
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_default()
-}
 
 /// Memory and descriptors of the daemon once drains are over.
 fn at_rest(edge: &Edge) -> (u64, usize) {
@@ -311,35 +264,4 @@ fn a_killed_daemon_comes_back_with_one_live_color() {
         edge.stop("-KILL");
         counts.add(&json!({"kills": 1, "seed": seed, "operation": at_operation, "live": live, "commands": said.len()}));
     }
-}
-
-/// What the journal of a killed daemon names, worked out from its last whole record and the table
-/// of the design, not by the daemon's code.
-fn named_by_the_journal(edge: &Edge) -> String {
-    let log = fs::read(edge.folder.path().join("state/journal.wal")).expect("a journal");
-    let log = String::from_utf8_lossy(&log).into_owned();
-    let record = |line: &str| {
-        let (sum, body) = line.split_once(' ')?;
-        let whole = sum == format!("{:08x}", crc32fast::hash(body.as_bytes()));
-        let (_, book) = body.split_once(' ').filter(|_| whole)?;
-        serde_json::from_str::<Value>(book).ok()
-    };
-    let book = log.lines().rev().find_map(record).expect("a whole record");
-    let stack = &book["stacks"]["default"];
-    let (pending, last) = (&stack["pending"], &stack["last"]);
-    let (moves, side) = if pending["kind"] == "cut_over" {
-        (&pending["moves"], "from")
-    } else if pending["kind"] == "roll_back" {
-        (&pending["moves"], "to")
-    } else if last["kept"] == false && last["watched"]["crashes"].as_u64() >= Some(1) {
-        // This death is the second one.
-        (&last["moves"], "from")
-    } else {
-        return book["services"]["web"]["live"]["color"]
-            .as_str()
-            .expect("a color")
-            .to_owned();
-    };
-    let color = moves[0][side]["color"].as_str().expect("a color");
-    color.to_owned()
 }

@@ -5,7 +5,7 @@
 use cutover::config::Rollback;
 use cutover::switch::evidence::attribution::Tally;
 use cutover::switch::evidence::{
-    Baseline, Decision, LimitRules, Limits, Part, Seen, Shares, Tick, Watch,
+    Baseline, Decision, LimitRules, Limits, Part, Probed, Seen, Shares, Tick, Watch,
 };
 
 const TICK: f64 = 0.25;
@@ -129,11 +129,13 @@ fn undone(traffic: &mut Traffic, before: f64, after: f64) -> Option<f64> {
                 asked,
                 failed: both,
             },
-            probes: Tally {
-                asked: probed,
-                failed: probes.failures(probed, before),
+            probes: Probed {
+                failures: Tally {
+                    asked: probed,
+                    failed: probes.failures(probed, before),
+                },
+                ..Probed::default()
             },
-            old_is_usable: true,
             ..Tick::default()
         });
         suspicious = match decision {

@@ -21,8 +21,9 @@ use tokio::time::timeout;
 use super::server::HEARTBEAT;
 use super::wire::{
     CertificateReport, ConfigReport, ControlError, Done, ErrorBody, ErrorCode, Event,
-    ExplainReport, ExplainRequest, HistoryReport, HistoryRequest, Operation, Outcome, OutcomeBody,
-    Progress, ReadyReport, ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest,
+    ExplainReport, ExplainRequest, HistoryReport, HistoryRequest, JudgeReport, Operation, Outcome,
+    OutcomeBody, Progress, ReadyReport, ReloadReport, RenewRequest, RollbackRequest, Status,
+    SwitchRequest,
 };
 
 /// Asks the daemon behind one socket.
@@ -111,6 +112,14 @@ impl Client {
     pub async fn operate(&self, operation: &Operation) -> Result<Done, ControlError> {
         self.call(Method::POST, "operate", operation, WRITE_TIMEOUT)
             .await
+    }
+
+    /// `GET /v1/judge`. Waits 10 s at most.
+    ///
+    /// # Errors
+    /// The daemon's, or unreachable.
+    pub async fn judge(&self) -> Result<JudgeReport, ControlError> {
+        self.call(Method::GET, "judge", &(), READ_TIMEOUT).await
     }
 
     /// `POST /v1/history`. Waits 10 s at most.

@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 
 use super::wire::{
     CertificateReport, ConfigReport, ControlError, Done, ExplainReport, ExplainRequest,
-    HistoryReport, HistoryRequest, Operation, Outcome, Progress, ReloadReport, RenewRequest,
-    RollbackRequest, Status, SwitchRequest,
+    HistoryReport, HistoryRequest, JudgeReport, Operation, Outcome, Progress, ReloadReport,
+    RenewRequest, RollbackRequest, Status, SwitchRequest,
 };
 
 /// The daemon as the control API sees it.
@@ -51,6 +51,9 @@ pub trait Control: Send + Sync + 'static {
 
     /// What was done, the newest first.
     async fn history(&self, request: HistoryRequest) -> Result<HistoryReport, ControlError>;
+
+    /// What the verdict sees.
+    async fn judge(&self) -> Result<JudgeReport, ControlError>;
 
     /// Every certificate that is served or wanted.
     async fn certificates(&self) -> Result<CertificateReport, ControlError>;

@@ -1,17 +1,18 @@
 //! The control API over the running daemon.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::daemon::{Daemon, ReloadError};
 use super::explain::{Target, explain};
-use super::{certification, operations, status};
+use super::{certification, judge, operations, status};
 use crate::admin::wire::{
     CertificateReport, ConfigReport, ControlError, Done, ErrorCode, ExplainReport, ExplainRequest,
-    HistoryReport, HistoryRequest, Operation, Outcome, OutcomeKind, Phase, Progress, ReloadReport,
-    RenewRequest, RollbackRequest, Status, SwitchRequest, SwitchStatus,
+    HistoryReport, HistoryRequest, JudgeReport, Operation, Outcome, OutcomeKind, Phase, Progress,
+    ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest, SwitchStatus,
 };
 use crate::admin::{Actor, Control, Reporter};
 use crate::clock;
@@ -39,11 +40,13 @@ impl Control for DaemonControl {
     ) -> Result<Outcome, ControlError> {
         let switchboard = self.switchboard()?;
         let wait = request.wait;
+        self.check_quarantine(&switchboard, &request)?;
         let news = switchboard.switch(switch::SwitchRequest {
             color: request.target,
             services: request.services,
             force: request.force,
             release: request.release,
+            confirm_within: request.confirm_within_ms.map(Duration::from_millis),
             canary_percent: request.canary,
             by: By {
                 id: request.id,
@@ -58,6 +61,7 @@ impl Control for DaemonControl {
         }
         .follow(news, wait)
         .await
+        .map(|outcome| explained(&self.0, outcome))
     }
 
     async fn rollback(
@@ -87,7 +91,7 @@ impl Control for DaemonControl {
         let before = self.0.config.load_full();
         let warnings = self.0.reload().await.map_err(reload_error)?;
         tracing::info!(%actor, "configuration reloaded");
-        self.0.history.add(Entry {
+        self.0.record(Entry {
             what: "reload".to_owned(),
             who: actor.to_string(),
             result: "done".to_owned(),
@@ -110,6 +114,10 @@ impl Control for DaemonControl {
         let limit = request.limit.unwrap_or(HISTORY_SHOWN);
         let history = self.0.history.last(limit, request.service.as_ref());
         Ok(HistoryReport { history })
+    }
+
+    async fn judge(&self) -> Result<JudgeReport, ControlError> {
+        Ok(judge::report(&self.0.verdicts))
     }
 
     async fn certificates(&self) -> Result<CertificateReport, ControlError> {
@@ -145,6 +153,37 @@ impl DaemonControl {
     fn switchboard(&self) -> Result<Switchboard, ControlError> {
         let started = self.0.switchboard.get().cloned();
         started.ok_or_else(|| ControlError::new(ErrorCode::NotReady, "the daemon is starting"))
+    }
+
+    /// The release that was rolled back is not switched to again unless somebody insists.
+    fn check_quarantine(
+        &self,
+        switchboard: &Switchboard,
+        request: &SwitchRequest,
+    ) -> Result<(), ControlError> {
+        let quarantine = &self.0.quarantine;
+        if request.force {
+            quarantine.release(&request.services, request.target);
+            return Ok(());
+        }
+        let status = switchboard.status();
+        let known = |service: &ServiceName| {
+            let mut services = status.iter().flat_map(|stack| &stack.services);
+            let found = services.find(|known| known.service == *service)?;
+            found.releases[request.target.index()].clone()
+        };
+        let release = request.release.as_ref();
+        let config = self.0.config.load();
+        let cooldown = |service: &ServiceName| {
+            let mut services = config.services.iter();
+            let found = services.find(|known| known.name == *service);
+            found.map_or(Duration::ZERO, |found| found.rollback.after.cooldown)
+        };
+        let (services, target) = (&request.services, request.target);
+        match quarantine.refuses(services, target, release, known, cooldown) {
+            Some(why) => Err(ControlError::new(ErrorCode::Refused, why)),
+            None => Ok(()),
+        }
     }
 
     /// What the live table says of a service.
@@ -214,6 +253,7 @@ impl Follower<'_> {
                         message: undone(&services, unsaved.as_deref()),
                         live: None,
                         services,
+                        details: Vec::new(),
                     });
                 }
                 switch::Progress::Finished(outcome) => return told(outcome),
@@ -228,6 +268,7 @@ impl Follower<'_> {
                         ),
                         services: moves.into_iter().map(|moved| moved.service).collect(),
                         live: color,
+                        details: Vec::new(),
                     });
                 }
                 other => self.report(&other),
@@ -263,7 +304,7 @@ impl Follower<'_> {
             }
             switch::Progress::Observing(observation) => {
                 let seen = observation.seen();
-                let message = format!(
+                let mut message = format!(
                     "{:.0}s of {:.0}s, {} of {} requests, {} failed",
                     observation.elapsed.as_secs_f64(),
                     observation.observe().as_secs_f64(),
@@ -271,6 +312,12 @@ impl Follower<'_> {
                     observation.needed(),
                     seen.errors
                 );
+                if let Some(left) = observation.confirm_left {
+                    let left = left.as_secs();
+                    message.push_str(&format!(
+                        ", goes back in {left}s unless `proxyctl promote` confirms it"
+                    ));
+                }
                 (Phase::Observe, message, true)
             }
             switch::Progress::Held { reason } => (Phase::Held, reason.clone(), false),
@@ -337,7 +384,21 @@ fn told(outcome: switch::Outcome) -> Result<Outcome, ControlError> {
         message,
         services,
         live,
+        details: Vec::new(),
     })
+}
+
+/// What failed, for a switch that was rolled back by the verdict.
+fn explained(daemon: &Daemon, mut outcome: Outcome) -> Outcome {
+    if outcome.result != OutcomeKind::RolledBack {
+        return outcome;
+    }
+    for (_, shown) in daemon.verdicts.all() {
+        if shown.why.is_some() {
+            outcome.details.extend(judge::failures(&shown.failures));
+        }
+    }
+    outcome
 }
 
 fn undone(services: &[ServiceName], unsaved: Option<&str>) -> String {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -12,23 +12,30 @@ use tracing::{debug, error, info, warn};
 
 use super::addresses::Addresses;
 use super::certification::Certification;
+use super::judge::Verdicts;
+use super::memory::{Memories, Quarantine, Watches};
+use super::notes;
 use super::publisher::{Publisher, fill};
 use super::{operations, resolve};
 use crate::acme::{Issuer, IssuerError};
 use crate::clock;
 use crate::config::{Config, Diagnostic, Diagnostics, IpSet, Service};
 use crate::health::{ProbeTarget, Prober};
-use crate::history::History;
+use crate::history::{Entry, History};
 use crate::http::Resolver;
 use crate::metrics::{LiveColor, LiveService, LiveState, Metrics, Outcome};
-use crate::model::Color;
+use crate::model::{Color, ServiceName};
+use crate::notify::{EventKind, Note, Notifier};
 use crate::pool::{Availability, Doors, Pool, Slot};
 use crate::proxy::Settings;
-use crate::switch::{Journal, Layout, Live, Switchboard};
+use crate::switch::{Containers, Journal, Layout, Live, Switchboard};
 use crate::tls;
 
 /// How often a removed service's pool is asked whether its requests have ended.
 const REMOVED_POLL: Duration = Duration::from_millis(100);
+
+/// Longest time between two probes of a slot whose service is under watch, and for one of them.
+const WATCHED_PROBES: Duration = Duration::from_secs(1);
 
 /// Everything that outlives a request and is shared by the control API and the reload.
 pub(super) struct Daemon {
@@ -48,6 +55,17 @@ pub(super) struct Daemon {
     pub(super) metrics: Arc<Metrics>,
     pub(super) doors: Arc<Doors>,
     pub(super) history: History,
+    pub(super) notifier: Notifier,
+    /// What the judge sees, for people.
+    pub(super) verdicts: Verdicts,
+    /// Services whose new release is under watch.
+    pub(super) watched: std::sync::Mutex<BTreeSet<ServiceName>>,
+    /// What earlier processes counted, until a pool asks for it.
+    pub(super) memories: Memories,
+    pub(super) watches: Arc<Watches>,
+    pub(super) quarantine: Quarantine,
+    /// What is known of containers.
+    pub(super) containers: Arc<dyn Containers>,
     pub(super) journal: Arc<Journal>,
     pub(super) names: watch::Sender<BTreeSet<Arc<str>>>,
     pub(super) started: Instant,
@@ -97,6 +115,28 @@ impl Daemon {
             Outcome::Failure
         };
         self.metrics.reload(outcome);
+        match &result {
+            Ok(_) => {
+                let note = Note::new(EventKind::Config, "the configuration was read again");
+                self.notifier.tell(note);
+            }
+            Err(error) => {
+                let details = match error {
+                    ReloadError::Invalid(found) => {
+                        found.0.iter().map(ToString::to_string).collect()
+                    }
+                    ReloadError::Certificates(found) => {
+                        found.iter().map(ToString::to_string).collect()
+                    }
+                    ReloadError::NoFile
+                    | ReloadError::RestartNeeded(_)
+                    | ReloadError::Issuer(_)
+                    | ReloadError::Stopping => Vec::new(),
+                };
+                self.notifier
+                    .tell(notes::rejected(&error.to_string(), details));
+            }
+        }
         result
     }
 
@@ -153,6 +193,7 @@ impl Daemon {
         self.metrics.retain(&names.collect());
         self.acceptor.set_deadline(config.timeouts.tls_handshake);
         self.settings.store(Arc::new(Settings::new(&config)));
+        self.notifier.follow(&config.notify);
         self.ops_allow
             .store(Arc::new(config.listen.ops_allow.clone()));
         self.names.send_replace(resolve::names(&config));
@@ -175,19 +216,66 @@ impl Daemon {
         self.sync_probes();
     }
 
+    /// Adds to the history, and tells whoever wants to know.
+    pub(super) fn record(&self, entry: Entry) {
+        if let Some(note) = notes::of_entry(&entry) {
+            self.notifier.tell(note);
+        }
+        self.history.add(entry);
+    }
+
+    /// Services whose new release is under watch.
+    fn watched(&self) -> MutexGuard<'_, BTreeSet<ServiceName>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of which services are under watch: both of their slots are probed more often.
+    /// What is no longer watched is no longer rescued, but for what is still under way on a
+    /// release that was left: its users are helped to the last.
+    pub(super) fn set_watched(&self, now: BTreeSet<ServiceName>) {
+        let before = std::mem::replace(&mut *self.watched(), now.clone());
+        if before == now {
+            return;
+        }
+        for pool in self.publisher.pools() {
+            let service = pool.slot().service();
+            let over = before.contains(service) && !now.contains(service);
+            if over && self.publisher.is_live(&pool) {
+                pool.evidence().unwatch();
+            }
+        }
+        for service in before.difference(&now) {
+            self.verdicts.close(service);
+        }
+        self.sync_probes();
+    }
+
+    /// Gives a pool back what an earlier process counted for it.
+    pub(super) fn remember(&self, pool: &Pool) {
+        if let Some(minutes) = self.memories.take(pool.slot().service(), pool.generation()) {
+            pool.evidence().remember_minutes(minutes);
+        }
+    }
+
     /// Probes every upstream of both slots of every service.
     fn sync_probes(&self) {
         let config = self.config.load();
         let by_name: BTreeMap<_, _> = config.services.iter().map(|s| (&s.name, s)).collect();
         let mut targets = Vec::new();
+        let watched = self.watched().clone();
         for slot in self.publisher.slots() {
             let Some(service) = by_name.get(slot.service()) else {
                 continue;
             };
+            let mut health = service.health.clone();
+            if watched.contains(slot.service()) {
+                health.interval = health.interval.min(WATCHED_PROBES);
+                health.timeout = health.timeout.min(WATCHED_PROBES);
+            }
             for upstream in slot.upstreams().iter() {
                 targets.push(ProbeTarget {
                     upstream: Arc::clone(upstream),
-                    health: service.health.clone(),
+                    health: health.clone(),
                     service: service.name.clone(),
                     color: slot.color(),
                 });
@@ -249,6 +337,9 @@ impl Daemon {
     pub(super) fn watch_certificates(&self) {
         let events = self.certificates.watch(clock::wall());
         for event in &events {
+            if let Some(note) = notes::of_files(event) {
+                self.notifier.tell(note);
+            }
             if event.is_alarm() {
                 error!("{event}");
             } else {

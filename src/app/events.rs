@@ -1,19 +1,20 @@
 //! What happens to switches, told to the metrics and the slots. The switchboard logs it itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tracing::warn;
 
 use super::daemon::Daemon;
+use super::notes;
 use crate::clock;
 use crate::history::Entry;
 use crate::metrics::{RollbackReason, SwitchOutcome};
-use crate::model::{Color, StackName};
-use crate::switch::{Cause, Event, Outcome, StackStatus, Stamped, Switchboard};
+use crate::model::{Color, ServiceName, StackName};
+use crate::switch::{Cause, Event, Outcome, Phase, StackStatus, Stamped, Switchboard};
 
 /// Follows the switchboard for ever.
 pub(super) async fn follow(
@@ -22,15 +23,28 @@ pub(super) async fn follow(
     mut events: Receiver<Stamped>,
 ) {
     let mut runs = BTreeMap::new();
+    let mut status = switchboard.watch();
     loop {
         name_releases(&daemon, &switchboard);
-        match events.recv().await {
+        if let Some(watched) = watched(&status.borrow_and_update()) {
+            daemon.set_watched(watched);
+        }
+        // An event is out before the status that it leads to.
+        let event = tokio::select! {
+            event = events.recv() => event,
+            Ok(()) = status.changed() => continue,
+        };
+        match event {
             Ok(stamped) => {
                 count(&daemon, &stamped.event);
+                if let Some(note) = notes::of_switch(&daemon, &stamped.event) {
+                    daemon.notifier.tell(note);
+                }
+                after_a_rollback(&daemon, &switchboard, &stamped.event);
                 let now = clock::now();
                 let run: &mut Run = runs.entry(stamped.stack.clone()).or_default();
                 for entry in run.happened(now, &stamped.event) {
-                    daemon.history.add(entry);
+                    daemon.record(entry);
                 }
                 run.watch(&switchboard.status(), &stamped.stack);
             }
@@ -154,6 +168,86 @@ impl Run {
             self.entry.requests = Some(seen.requests);
             self.entry.failures = Some(seen.errors);
         }
+    }
+}
+
+/// Services whose new release is under watch. `None` while a rollback is being published: until
+/// it is, the users of the release that is left are still helped.
+fn watched(stacks: &[StackStatus]) -> Option<BTreeSet<ServiceName>> {
+    let goes_back = |stack: &StackStatus| stack.phase == Phase::RollingBack;
+    if stacks.iter().any(goes_back) {
+        return None;
+    }
+    let awaits = |stack: &&StackStatus| matches!(stack.phase, Phase::Observing | Phase::Held);
+    let moves = stacks.iter().filter(awaits).flat_map(|stack| &stack.undo);
+    Some(moves.map(|moved| moved.service.clone()).collect())
+}
+
+/// How long an old release is watched after it took over again.
+const AFTERWARDS: Duration = Duration::from_secs(30);
+/// Failures that say that the cause was another one.
+const STILL_FAILING: u64 = 5;
+
+/// The release that failed is not switched to again by accident, and it is told if the old one
+/// fails as well.
+fn after_a_rollback(daemon: &Arc<Daemon>, switchboard: &Switchboard, event: &Event) {
+    let Event::RolledBack {
+        cause,
+        reason,
+        moves,
+        ..
+    } = event
+    else {
+        return;
+    };
+    if *cause == Cause::Operator {
+        return;
+    }
+    let config = daemon.config.load();
+    for moved in moves {
+        let service = config.services.iter().find(|s| s.name == moved.service);
+        if service.is_some_and(|service| service.rollback.after.quarantine) {
+            let status = switchboard.status();
+            let known = status.iter().flat_map(|stack| &stack.services);
+            let release = known
+                .filter(|known| known.service == moved.service)
+                .find_map(|known| known.releases[moved.from.color.index()].clone());
+            daemon
+                .quarantine
+                .add(&moved.service, moved.from.color, release, reason);
+        }
+        let limit = daemon.verdicts.of(&moved.service);
+        let limit = limit.map_or(0.1, |shown| shown.limit.rate);
+        let (daemon, moved) = (Arc::clone(daemon), moved.clone());
+        tokio::spawn(async move {
+            let Some(pool) = daemon.publisher.pool(&moved.service, moved.to) else {
+                return;
+            };
+            let before = pool.evidence().totals();
+            tokio::time::sleep(AFTERWARDS).await;
+            let after = pool.evidence().totals();
+            let (all, bad) = (after.all - before.all, after.bad - before.bad);
+            #[allow(clippy::cast_precision_loss, reason = "a share")]
+            let fails = bad >= STILL_FAILING && bad as f64 > limit * all as f64;
+            if fails {
+                let why = format!(
+                    "the cause is not the release: {bad} of {all} requests failed on {} in the {} s after the rollback",
+                    moved.to.color,
+                    AFTERWARDS.as_secs()
+                );
+                warn!(service = %moved.service, "{why}");
+                daemon.record(Entry {
+                    what: "still failing".to_owned(),
+                    who: "cutover".to_owned(),
+                    services: vec![moved.service.clone()],
+                    result: "failed".to_owned(),
+                    requests: Some(all),
+                    failures: Some(bad),
+                    why,
+                    ..Entry::default()
+                });
+            }
+        });
     }
 }
 

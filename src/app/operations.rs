@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tracing::warn;
 
 use super::daemon::Daemon;
+use super::notes;
 use crate::admin::Actor;
 use crate::admin::wire::{ControlError, Done, ErrorCode, Operation};
 use crate::clock;
@@ -88,6 +89,17 @@ pub(super) async fn operate(
             let saved = switchboard.freeze(None).await;
             told(vec!["switches are allowed again".to_owned()], saved)
         }
+        Operation::NotifyTest {} => {
+            if config.notify.is_empty() {
+                let why = "nobody is told anything: the configuration has no [[notify]]";
+                return Err(ControlError::new(ErrorCode::Failed, why));
+            }
+            let said = notes::test(&daemon.notifier).await;
+            return said.map_err(|each| {
+                let why = "not every target took the test";
+                ControlError::new(ErrorCode::Failed, why).with_details(each)
+            });
+        }
         Operation::Repair {} => {
             entry.what = "repair".to_owned();
             if switchboard.notes().damage.is_none() {
@@ -104,7 +116,7 @@ pub(super) async fn operate(
             )
         }
     };
-    daemon.history.add(entry);
+    daemon.record(entry);
     Ok(done)
 }
 

@@ -10,11 +10,12 @@ use tracing::warn;
 
 use super::addresses::Addresses;
 use crate::clock;
-use crate::config::{Config, Service, ServiceIndex};
+use crate::config::{Config, Rollback, RollbackLatency, RollbackMode, Service, ServiceIndex};
 use crate::metrics::Metrics;
 use crate::model::{Color, Generation, Kind, Release, ServiceName, UpstreamAddr};
 use crate::pool::{
-    InFlight, LiveTable, Pool, Routes, ServiceEntry, Slot, SlotSettings, Table, Upstream,
+    Frozen, InFlight, LiveTable, Pool, Rescue, Routes, ServiceEntry, Slot, SlotSettings, Table,
+    Upstream,
 };
 use crate::switch::{Live, Publication};
 
@@ -31,6 +32,7 @@ struct State {
     slots: HashMap<(ServiceName, Color), Arc<Slot>>,
     /// Every pool that is live or may still have requests.
     pools: HashMap<(ServiceName, Generation), Arc<Pool>>,
+    rollbacks: HashMap<ServiceName, Rollback>,
 }
 
 /// Requests that are told one by one when a drain closes them.
@@ -64,6 +66,9 @@ impl Publisher {
         let mut services = Vec::with_capacity(config.services.len());
         let mut by_name = HashMap::with_capacity(config.services.len());
         for (at, service) in config.services.iter().enumerate() {
+            state
+                .rollbacks
+                .insert(service.name.clone(), service.rollback.clone());
             for color in Color::ALL {
                 state.configure(service, color, &self.metrics, addresses);
             }
@@ -106,11 +111,18 @@ impl Publisher {
                 color,
                 generation,
             } = publication;
+            let is_new = !state.has(service, *generation);
             let pool = state.pool(service, *color, *generation);
             let at = table.by_name.get(service).copied();
             let entry = at.and_then(|at| table.services.get_mut(at.0));
             match (entry, pool) {
                 (Some(entry), Some(pool)) => {
+                    // Before its first request: whoever was live helps its users.
+                    if let Some(old) = entry.pool.as_ref().filter(|_| is_new)
+                        && entry.live != *color
+                    {
+                        state.watch(service, old, &pool, None);
+                    }
                     entry.live = *color;
                     entry.pool = Some(pool);
                 }
@@ -118,6 +130,14 @@ impl Publisher {
             }
         }
         self.table.store(table);
+    }
+
+    /// Whether new requests go to it.
+    pub(super) fn is_live(&self, pool: &Arc<Pool>) -> bool {
+        let table = self.table.load();
+        let entry = table.named(pool.slot().service().as_str());
+        let live = entry.and_then(|entry| entry.pool.as_ref());
+        live.is_some_and(|live| Arc::ptr_eq(live, pool))
     }
 
     /// Refuses new requests to a pool, and gives it. Never the live one: that would be a mistake of the
@@ -206,6 +226,29 @@ impl Publisher {
         }
     }
 
+    /// The pool of that number, made if it is gone; `None`: the slot has no upstreams.
+    pub(super) fn pool(&self, service: &ServiceName, live: Live) -> Option<Arc<Pool>> {
+        let mut state = self.lock();
+        state.pool(service, live.color, live.generation)
+    }
+
+    /// Holds the requests of `new` against what was frozen of an earlier process's watch, or
+    /// against the habits of `old`, who answers what fails there.
+    pub(super) fn watch(
+        &self,
+        service: &ServiceName,
+        old: &Arc<Pool>,
+        new: &Arc<Pool>,
+        frozen: Option<Frozen>,
+    ) {
+        self.lock().watch(service, old, new, frozen);
+    }
+
+    /// Every pool that takes requests or may yet.
+    pub(super) fn pools(&self) -> Vec<Arc<Pool>> {
+        self.lock().pools.values().cloned().collect()
+    }
+
     fn find(&self, service: &ServiceName, generation: Generation) -> Option<Arc<Pool>> {
         let key = (service.clone(), generation);
         self.lock().pools.get(&key).cloned()
@@ -254,6 +297,34 @@ impl State {
         fill(slot, &configured.upstreams, addresses);
     }
 
+    fn has(&self, service: &ServiceName, generation: Generation) -> bool {
+        let key = (service.clone(), generation);
+        let known = self.pools.get(&key);
+        known.is_some_and(|pool| !pool.claims().is_draining())
+    }
+
+    fn watch(
+        &self,
+        service: &ServiceName,
+        old: &Arc<Pool>,
+        new: &Arc<Pool>,
+        frozen: Option<Frozen>,
+    ) {
+        let Some(rules) = self.rollbacks.get(service) else {
+            return;
+        };
+        let rescue = (rules.mode == RollbackMode::Enforce && rules.rescue).then(|| {
+            let rate = rules.gate.budget.rate(old.evidence().highest_rate());
+            let methods = rules.gate.methods.clone();
+            Rescue::new(Arc::clone(old), methods, rate, clock::now())
+        });
+        if rules.mode != RollbackMode::Off {
+            let (quantiles, factor) = quantiles(&rules.latency);
+            let frozen = frozen.unwrap_or_else(|| old.evidence().freeze(quantiles, factor));
+            new.evidence().watch(frozen, rescue);
+        }
+    }
+
     /// The pool of that number: the one that exists and does not drain, else a new one. `None`
     /// when the slot has no upstreams.
     fn pool(
@@ -274,6 +345,13 @@ impl State {
         self.pools.insert(key, Arc::clone(&pool));
         Some(pool)
     }
+}
+
+/// The two quantiles of latency that are watched. A configuration with one has it twice.
+pub(super) fn quantiles(latency: &RollbackLatency) -> ([f64; 2], f64) {
+    let first = latency.quantiles.first().copied().unwrap_or(0.9);
+    let second = latency.quantiles.get(1).copied().unwrap_or(first);
+    ([first, second], latency.factor)
 }
 
 /// Gives a slot the addresses that its upstreams have now. An address that stays keeps its

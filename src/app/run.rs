@@ -17,6 +17,9 @@ use super::certification::{self, Certification};
 use super::control::DaemonControl;
 use super::daemon::{Daemon, lines, place_and_word};
 use super::driver::PoolDriver;
+use super::judge::{Evidence as Judge, Verdicts};
+use super::memory::{self, Memories, Quarantine, Watches};
+use super::notes;
 use super::publisher::Publisher;
 use super::{demo, events, logging, operations, resolve};
 use crate::admin::listen::AdminSocket;
@@ -28,10 +31,11 @@ use crate::history::{Entry, History, Keep};
 use crate::http::{Client, Resolver};
 use crate::metrics::Metrics;
 use crate::model::{Scheme, ServiceName};
+use crate::notify::Notifier;
 use crate::pool::{Availability, Doors, LiveTable, Table};
 use crate::proxy::{AccessLog, Edge, Server, Settings, bind, open};
 use crate::switch::{
-    By, Journal, Layout, Phase, Plain, Setup, StackStatus, Switchboard, VerbRequest, recover,
+    By, Journal, Layout, NoContainers, Phase, Setup, StackStatus, Switchboard, VerbRequest, recover,
 };
 use crate::tls;
 
@@ -124,7 +128,8 @@ async fn serve(
     let journal = Arc::new(journal);
     let history = History::open(&config.state_dir, Keep::default());
     let recovered = recover(found.book, &config.services);
-    for warning in &recovered.warnings {
+    let recovery = recovered.warnings.clone();
+    for warning in &recovery {
         warn!("{warning}");
         history.add(Entry {
             what: "recovery".to_owned(),
@@ -162,17 +167,23 @@ async fn serve(
     let edge = Edge::new(
         Arc::clone(&table),
         Arc::clone(&settings),
-        &metrics,
+        Arc::clone(&metrics),
         access_log,
         Arc::clone(&leaving),
         Arc::clone(&doors),
         certification.answers(),
     );
+    let resolver = Arc::new(Resolver::system());
+    let notifier = Notifier::new(
+        config.state_dir.join("notify"),
+        Client::system(),
+        Arc::clone(&resolver),
+    );
     let daemon = Arc::new(Daemon {
         file,
         publisher: Arc::new(Publisher::new(table, Arc::clone(&metrics))),
         addresses: Arc::new(Addresses::default()),
-        resolver: Arc::new(Resolver::system()),
+        resolver,
         prober: Prober::new(Client::system()),
         switchboard: OnceLock::new(),
         certificates,
@@ -182,7 +193,14 @@ async fn serve(
         ops_allow: Arc::new(ArcSwap::from_pointee(config.listen.ops_allow.clone())),
         metrics: Arc::clone(&metrics),
         doors,
+        verdicts: Verdicts::default(),
+        watched: std::sync::Mutex::default(),
+        memories: Memories::open(&config.state_dir),
+        watches: Arc::new(Watches::open(&config.state_dir)),
+        quarantine: Quarantine::open(&config.state_dir),
+        containers: Arc::new(NoContainers),
         history: history.clone(),
+        notifier,
         journal: Arc::clone(&journal),
         names: watch::channel(BTreeSet::new()).0,
         started: clock::now(),
@@ -204,7 +222,7 @@ async fn serve(
         services,
         recovered,
         driver: Arc::new(PoolDriver(Arc::clone(&daemon.publisher))),
-        judge: Box::new(Plain),
+        judge: Box::new(Judge::new(Arc::clone(&daemon))),
         save: journal,
         damage: found.damage,
     });
@@ -215,8 +233,16 @@ async fn serve(
     ));
     let _ = daemon.switchboard.set(switchboard.clone());
     operations::sync(&daemon, &switchboard);
+    for pool in daemon.publisher.pools() {
+        daemon.remember(&pool);
+    }
+    tokio::spawn(memory::keep(Arc::clone(&daemon)));
     spawn_upkeep(&daemon);
     tokio::spawn(certification::show(Arc::clone(&daemon)));
+    tokio::spawn(notes::orders(Arc::clone(&daemon)));
+    for warning in &recovery {
+        daemon.notifier.tell(notes::recovered(warning));
+    }
     tokio::spawn(give_way(Arc::clone(&daemon), switchboard.clone()));
 
     let proxy = Server::new(
@@ -271,6 +297,8 @@ async fn serve(
         warn!(connections = left, "connections were still open at the end");
     }
     daemon.certification.stop().await;
+    memory::save(&daemon);
+    daemon.notifier.flush();
     switchboard.goodbye().await;
     stop.send_replace(true);
     // The socket is removed and open answers get their end.

@@ -70,6 +70,12 @@ pub(super) fn status(daemon: &Daemon) -> Status {
             stack.stack
         ))
     }));
+    warnings.extend(daemon.notifier.waiting().into_iter().map(|waiting| {
+        format!(
+            "{}: {} notifications wait: {}",
+            waiting.target, waiting.count, waiting.reason
+        )
+    }));
     warnings.extend(doors(daemon, now));
     Status {
         services: services.collect(),

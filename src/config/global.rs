@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use http::HeaderName;
 use ipnet::IpNet;
 
@@ -349,6 +351,92 @@ pub struct Notify {
     pub kind: NotifyKind,
     /// Where it goes. A secret: masked wherever it is shown.
     pub url: Secret,
+    /// Key of the signature of generic JSON; token of ntfy.
+    pub secret: Option<Secret>,
+    /// What is told. Default everything.
+    pub events: Vec<NotifyEvent>,
+}
+
+/// What kind of thing happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotifyEvent {
+    /// A color takes the requests.
+    Switched,
+    /// Something speaks against the new release, not enough yet.
+    Suspicious,
+    /// A rule of thumb holds for the new release.
+    Alert,
+    /// The new release is bad and going back would not help: a person must act.
+    Held,
+    /// The old color takes the requests again.
+    RolledBack,
+    /// The old color fails too, after a rollback.
+    StillBad,
+    /// A new release is kept.
+    Committed,
+    /// A switch was ended by a person.
+    Aborted,
+    /// A switch was refused.
+    Refused,
+    /// A start found something unfinished, or a disk works again.
+    Recovered,
+    /// A person held, froze, or closed something.
+    Override,
+    /// A certificate was issued or replaced.
+    Certificate,
+    /// A certificate could not be had, or its file cannot be used.
+    CertificateError,
+    /// The configuration was read again.
+    Config,
+    /// The configuration has errors and was not taken over.
+    ConfigError,
+    /// `proxyctl notify test`
+    Test,
+}
+
+impl NotifyEvent {
+    /// All but the test, which is always sent.
+    pub const ALL: [Self; 15] = [
+        Self::Switched,
+        Self::Suspicious,
+        Self::Alert,
+        Self::Held,
+        Self::RolledBack,
+        Self::StillBad,
+        Self::Committed,
+        Self::Aborted,
+        Self::Refused,
+        Self::Recovered,
+        Self::Override,
+        Self::Certificate,
+        Self::CertificateError,
+        Self::Config,
+        Self::ConfigError,
+    ];
+
+    /// As the configuration and the JSON spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Switched => "switched",
+            Self::Suspicious => "suspicious",
+            Self::Alert => "alert",
+            Self::Held => "held",
+            Self::RolledBack => "rolled_back",
+            Self::StillBad => "still_bad",
+            Self::Committed => "committed",
+            Self::Aborted => "aborted",
+            Self::Refused => "refused",
+            Self::Recovered => "recovered",
+            Self::Override => "override",
+            Self::Certificate => "certificate",
+            Self::CertificateError => "certificate_error",
+            Self::Config => "config",
+            Self::ConfigError => "config_error",
+            Self::Test => "test",
+        }
+    }
 }
 
 /// Format of a notification.
@@ -360,6 +448,21 @@ pub enum NotifyKind {
     Slack,
     /// Discord's webhook.
     Discord,
+    /// A topic of ntfy.
+    Ntfy,
+}
+
+impl NotifyKind {
+    /// As the configuration spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Slack => "slack",
+            Self::Discord => "discord",
+            Self::Ntfy => "ntfy",
+        }
+    }
 }
 
 /// A text that never shows itself: `Debug` and `Display` print `***`.

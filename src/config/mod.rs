@@ -20,12 +20,12 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use env::Env;
 pub use global::{
     AccessLog, Acme, AcmeFallback, Docker, DockerSocket, Eab, IpSet, Limits, Listen, Log,
-    Maintenance, Notify, NotifyKind, Secret, Timeouts,
+    Maintenance, Notify, NotifyEvent, NotifyKind, Secret, Timeouts,
 };
-pub use load::{Found, find, find_with, load, load_str, load_str_with, load_with};
+pub use load::{Found, as_value, find, find_with, load, load_str, load_str_with, load_with};
 pub use rollback::{
     AfterAction, RescueBudget, Rollback, RollbackAfter, RollbackBaseline, RollbackErrors,
-    RollbackFast, RollbackGate, RollbackLatency, RollbackMode,
+    RollbackFast, RollbackGate, RollbackLatency, RollbackMode, RollbackRules, RuleAction,
 };
 pub use service::{Balance, DockerService, Eject, Health, Probe, Service, Slot, Switch};
 pub use site::{ClientAuth, ClientAuthMode, Hsts, Route, Site, Tls, TlsVersion, ValueMatch};

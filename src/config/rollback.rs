@@ -28,6 +28,8 @@ pub struct Rollback {
     pub gate: RollbackGate,
     /// `[rollback.after]`.
     pub after: RollbackAfter,
+    /// `[rollback.rules]`.
+    pub rules: RollbackRules,
 }
 
 impl Default for Rollback {
@@ -43,6 +45,7 @@ impl Default for Rollback {
             latency: RollbackLatency::default(),
             gate: RollbackGate::default(),
             after: RollbackAfter::default(),
+            rules: RollbackRules::default(),
         }
     }
 }
@@ -160,10 +163,12 @@ impl Default for RollbackLatency {
 /// Attribution gate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RollbackGate {
-    /// Methods that may be rescued. Default GET and HEAD.
+    /// Methods that may be rescued. Default GET, HEAD and OPTIONS.
     pub methods: Vec<Method>,
-    /// How much more the old slot may be asked. Default 20 % and 10 a second.
+    /// How often the old slot may be asked. Default auto.
     pub budget: RescueBudget,
+    /// Whether paths that worked a moment ago are asked of the old slot again. Default true.
+    pub replay: bool,
     /// Log-likelihood ratio that speaks for the old slot working. Default 3.0.
     pub clear: f64,
     /// Log-likelihood ratio that speaks for the old slot failing too. Default 4.0.
@@ -176,8 +181,9 @@ pub struct RollbackGate {
 impl Default for RollbackGate {
     fn default() -> Self {
         Self {
-            methods: vec![Method::GET, Method::HEAD],
-            budget: RescueBudget::default(),
+            methods: vec![Method::GET, Method::HEAD, Method::OPTIONS],
+            budget: RescueBudget::Auto,
+            replay: true,
             clear: 3.0,
             block: 4.0,
             wait: [Duration::from_secs(10), Duration::from_secs(30)],
@@ -185,22 +191,88 @@ impl Default for RollbackGate {
     }
 }
 
-/// `budget` of the gate, written `20% + 10/s`: what rescues may add to the old slot's load.
+/// `budget` of the gate: how often rescues may ask the old slot.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RescueBudget {
-    /// Share of the service's requests, 0–1. Default 0.2.
-    pub share: f64,
-    /// And that many a second beside it. Default 10.
-    pub per_second: u32,
+pub enum RescueBudget {
+    /// `auto`: 1.25 times its own highest rate in one second of the last five minutes, at least
+    /// ten a second. It carried that load a moment ago.
+    Auto,
+    /// `20% + 10/s`.
+    Share {
+        /// Share of that highest rate, 0–1.
+        share: f64,
+        /// And that many a second beside it.
+        per_second: u32,
+    },
 }
 
-impl Default for RescueBudget {
-    fn default() -> Self {
-        Self {
-            share: 0.2,
-            per_second: 10,
+impl RescueBudget {
+    /// Rescues a second that the old slot may be asked for, when it carried `highest` requests a
+    /// second.
+    #[must_use]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a u32"
+    )]
+    pub fn rate(self, highest: u32) -> u32 {
+        match self {
+            Self::Auto => highest.saturating_add(highest / 4).max(10),
+            Self::Share { share, per_second } => {
+                let of_it = (f64::from(highest) * share).ceil() as u32;
+                of_it.saturating_add(per_second)
+            }
         }
     }
+}
+
+/// Rules that need no statistics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RollbackRules {
+    /// Three probes of the new slot fail in a row while the old one passes. Default rollback.
+    pub health: RuleAction,
+    /// A container of the new slot exits, restarts or is killed for memory. Default rollback.
+    pub container: RuleAction,
+    /// Of at least 20 requests in 3 s half fail. Default rollback.
+    pub absolute: RuleAction,
+    /// More than 1 % of the requests of a minute fail. Default alert.
+    pub server_errors: RuleAction,
+    /// For five minutes p99 of the time to the first byte is three times what it was. Default
+    /// alert.
+    pub p99: RuleAction,
+    /// Memory above 90 % of its limit, or growing so that it is reached within an hour. Default
+    /// alert.
+    pub memory: RuleAction,
+    /// CPU above 90 % of its limit for a minute. Default alert.
+    pub cpu: RuleAction,
+    /// Health probes take more than 200 ms for ten seconds. Default alert.
+    pub health_latency: RuleAction,
+}
+
+impl Default for RollbackRules {
+    fn default() -> Self {
+        Self {
+            health: RuleAction::Rollback,
+            container: RuleAction::Rollback,
+            absolute: RuleAction::Rollback,
+            server_errors: RuleAction::Alert,
+            p99: RuleAction::Alert,
+            memory: RuleAction::Alert,
+            cpu: RuleAction::Alert,
+            health_latency: RuleAction::Alert,
+        }
+    }
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleAction {
+    /// Goes back, if the gate agrees.
+    Rollback,
+    /// Tells people.
+    Alert,
+    /// Nothing.
+    Off,
 }
 
 /// What happens after the verdict.

@@ -59,6 +59,7 @@ pub const TABLES: &[&Table] = &[
     &LATENCY,
     &GATE,
     &AFTER,
+    &RULES,
     &ACME,
     &ACME_FALLBACK,
     &DOCKER,
@@ -350,6 +351,7 @@ pub const ROLLBACK: Table = Table {
         key("latency", "table", ""),
         key("gate", "table", ""),
         key("after", "table", ""),
+        key("rules", "table", ""),
     ],
 };
 
@@ -402,8 +404,9 @@ pub const LATENCY: Table = Table {
 pub const GATE: Table = Table {
     path: "rollback.gate",
     keys: &[
-        key("methods", "list of texts", r#"["GET", "HEAD"]"#),
-        key("budget", "text", r#""20% + 10/s""#),
+        key("methods", "list of texts", r#"["GET", "HEAD", "OPTIONS"]"#),
+        key("budget", "text", r#""auto""#),
+        key("replay", "boolean", "true"),
         key("clear", "number", "3.0"),
         key("block", "number", "4.0"),
         key("wait", "list of durations", r#"["10s", "30s"]"#),
@@ -420,6 +423,21 @@ pub const AFTER: Table = Table {
         key("on_no_traffic", "text", r#""commit""#),
         key("quarantine", "boolean", "true"),
         key("cooldown", "duration", r#""10m""#),
+    ],
+};
+
+/// `[rollback.rules]`.
+pub const RULES: Table = Table {
+    path: "rollback.rules",
+    keys: &[
+        key("health", "text", r#""rollback""#),
+        key("container", "text", r#""rollback""#),
+        key("absolute", "text", r#""rollback""#),
+        key("server_errors", "text", r#""alert""#),
+        key("p99", "text", r#""alert""#),
+        key("memory", "text", r#""alert""#),
+        key("cpu", "text", r#""alert""#),
+        key("health_latency", "text", r#""alert""#),
     ],
 };
 
@@ -473,5 +491,8 @@ pub const NOTIFY: Table = Table {
         key("kind", "text", r#""json""#),
         key("url", "URL", ""),
         key("url_file", "path", ""),
+        key("secret", "text", ""),
+        key("secret_file", "path", ""),
+        key("events", "list of texts", ""),
     ],
 };

@@ -114,6 +114,7 @@ mod tests {
             reason: reason.map(str::to_owned),
             latency: millis.map(Duration::from_millis),
             at: Some(clock::now()),
+            passes: 0,
         });
     }
 

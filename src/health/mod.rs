@@ -23,6 +23,6 @@ mod prober;
 mod tracker;
 
 pub use gate::{Finding, gate_view};
-pub use probe::{Miss, probe};
+pub use probe::{Miss, probe, replay};
 pub use prober::{HealthChanged, ProbeTarget, Prober};
 pub use tracker::{Tracker, Transition};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
+
 use super::judge::judge;
 use crate::config::{Health, Probe};
 use crate::http::{Client, Dial, Failure, Get, Origin, ServingStatus};
@@ -65,6 +67,28 @@ pub async fn probe(
         }
     }
 }
+
+/// Asks `upstream` for a path, with nothing of any client in it. Its status and the time to the
+/// head of the answer; `None`: there was no whole answer.
+pub async fn replay(client: &Client, upstream: &Upstream, path: &str) -> Option<(u16, Duration)> {
+    let origin = origin(upstream, None);
+    let mark = [(
+        HeaderName::from_static("x-cutover-probe"),
+        HeaderValue::from_static("1"),
+    )];
+    let answer = client.get(Get {
+        origin: &origin,
+        path,
+        headers: &mark,
+        deadline: REPLAY_PATIENCE,
+        body_limit: BODY_LIMIT_BYTES,
+    });
+    let answer = answer.await.ok()?;
+    Some((answer.status.as_u16(), answer.waited))
+}
+
+/// For the answer to a replay.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(5);
 
 impl From<Failure> for Miss {
     fn from(failure: Failure) -> Self {

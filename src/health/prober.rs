@@ -205,6 +205,7 @@ fn learn(
     now: Instant,
     outcome: Result<Duration, String>,
 ) {
+    target.upstream.count_probe(outcome.is_ok());
     let transition = tracker.observe(now, outcome);
     let record = tracker.record().clone();
     let reason = record.reason.clone();

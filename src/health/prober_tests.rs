@@ -226,6 +226,7 @@ async fn a_restart_goes_on_from_the_state_that_is_known() {
         reason: Some("connection refused".into()),
         latency: None,
         at: Some(clock::now()),
+        passes: 0,
     });
     prober.sync(vec![target.clone()]);
     until("probed", || app.seen() > 4).await;

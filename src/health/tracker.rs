@@ -38,6 +38,7 @@ impl Tracker {
                 reason: None,
                 latency: None,
                 at: None,
+                passes: 0,
             },
         )
     }
@@ -66,6 +67,7 @@ impl Tracker {
             Ok(latency) => {
                 self.failures = 0;
                 self.passes = self.passes.saturating_add(1);
+                self.record.passes = self.record.passes.saturating_add(1);
                 self.record.latency = Some(latency);
                 if self.passes >= self.rise {
                     self.record.state = Availability::Healthy;
@@ -73,6 +75,7 @@ impl Tracker {
             }
             Err(reason) => {
                 self.passes = 0;
+                self.record.passes = 0;
                 self.failures = self.failures.saturating_add(1);
                 self.record.reason = Some(reason);
                 if self.failures >= self.fall {

@@ -49,7 +49,8 @@ pub struct Entry {
     /// When it was over, in milliseconds since 1970.
     pub at_ms: u64,
     /// `switch`, `rollback`, `automatic rollback`, `promote`, `abort`, `reload`, `recovery`,
-    /// `hold`, `resume`, `maintenance on`, `maintenance off`, `freeze`, `unfreeze`, `repair`.
+    /// `would go back`, `would hold`, `still failing`, `hold`, `resume`, `maintenance on`,
+    /// `maintenance off`, `freeze`, `unfreeze`, `repair`.
     pub what: String,
     /// Who: name and user id, or `cutover` itself.
     #[serde(default)]

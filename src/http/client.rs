@@ -72,6 +72,8 @@ pub struct Answer {
     pub truncated: bool,
     /// Time from the start of the connect to the end of the body.
     pub elapsed: Duration,
+    /// Time from the connection being open to the head of the answer.
+    pub waited: Duration,
 }
 
 impl Client {
@@ -145,7 +147,9 @@ impl Client {
             .headers_mut()
             .insert(ACCEPT, HeaderValue::from_static("*/*"));
         let wire = self.open(get.origin, Alpn::Any, phase).await?;
+        let open = clock::now();
         let (exchange, response) = wire.send(get.origin, get.path, request, phase).await?;
+        let waited = clock::now().saturating_duration_since(open);
         *phase = Phase::Body;
         let (head, body) = response.into_parts();
         let (body, truncated, _) = read_body(body, get.body_limit).await?;
@@ -156,6 +160,7 @@ impl Client {
             body,
             truncated,
             elapsed: Duration::ZERO,
+            waited,
         })
     }
 }

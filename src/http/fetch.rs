@@ -80,7 +80,9 @@ impl Client {
         };
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let request = request.map(Full::new);
+        let open = clock::now();
         let (exchange, response) = wire.send(&origin, path, request, phase).await?;
+        let waited = clock::now().saturating_duration_since(open);
         *phase = Phase::Body;
         let (head, body) = response.into_parts();
         let (body, truncated, _) = read_body(body, body_limit).await?;
@@ -91,6 +93,7 @@ impl Client {
             body,
             truncated,
             elapsed: Duration::ZERO,
+            waited,
         })
     }
 }

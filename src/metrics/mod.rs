@@ -44,4 +44,5 @@ pub use color::{ColorMetrics, RequestOutcome, Totals};
 pub use labels::{Outcome, Protocol, RollbackReason, SwitchOutcome};
 pub use registry::Metrics;
 pub use render::{CONTENT_TYPE, LiveColor, LiveService, LiveState};
+pub(crate) use shard::lane;
 pub use window::Window;

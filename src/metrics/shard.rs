@@ -60,7 +60,7 @@ impl Shard {
 
 /// The calling thread's number. Threads are numbered as they first record, so the workers of
 /// the data plane, which record most, spread evenly.
-pub(super) fn lane() -> usize {
+pub(crate) fn lane() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static LANE: usize = NEXT.fetch_add(1, Relaxed);

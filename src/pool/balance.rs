@@ -175,6 +175,7 @@ mod tests {
             reason: Some("refused".to_owned()),
             latency: None,
             at: None,
+            passes: 0,
         });
     }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use http::Method;
 
 use super::claim::ClaimWord;
+use super::evidence::Evidence;
 use super::in_flight::{InFlight, List};
 use super::registry::Registry;
 use super::slot::Slot;
@@ -23,6 +24,7 @@ pub struct Pool {
     claims: ClaimWord,
     connections: Arc<Registry>,
     list: List,
+    evidence: Evidence,
 }
 
 impl Pool {
@@ -36,6 +38,7 @@ impl Pool {
             claims: ClaimWord::new(),
             connections: Arc::default(),
             list: List::default(),
+            evidence: Evidence::new(),
         });
         pool.slot.adopt(&pool);
         pool
@@ -71,6 +74,12 @@ impl Pool {
         &self.connections
     }
 
+    /// What its requests say about its release.
+    #[must_use]
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
     /// Claims a place for one request. `None` when the pool drains: load the table again.
     #[must_use]
     pub fn try_claim(self: &Arc<Self>) -> Option<Claim> {
@@ -85,6 +94,16 @@ impl Pool {
     #[must_use]
     pub fn in_flight(&self, limit: usize) -> Vec<InFlight> {
         self.list.oldest(limit)
+    }
+
+    /// Counts requests that take longer than their route ever should.
+    pub fn count_late(&self, now: Instant) {
+        self.list.each(|entry| {
+            let age = now.saturating_duration_since(entry.since);
+            if entry.kind == Kind::Request && !entry.late {
+                entry.late = self.evidence.late(&entry.path, age);
+            }
+        });
     }
 
     /// Every stream of that kind, to be ended.
@@ -144,5 +163,26 @@ impl Drop for Claim {
             self.pool.list.leave(number);
         }
         self.pool.claims.release(self.kind.index());
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::{Balance, Eject};
+    use crate::metrics::Metrics;
+    use crate::model::Color;
+    use crate::pool::SlotSettings;
+
+    /// A pool of a slot without upstreams.
+    pub(in super::super) fn pool() -> Arc<Pool> {
+        let service = "web".into();
+        let metrics = Metrics::new().color(&service, Color::Blue);
+        let settings = SlotSettings {
+            balance: Balance::default(),
+            eject: Eject::default(),
+        };
+        let slot = Slot::new(service, Color::Blue, settings, metrics);
+        Pool::new(Arc::new(slot), Generation::default())
     }
 }

@@ -34,6 +34,8 @@ pub struct InFlight {
     pub client: IpAddr,
     /// When it was claimed.
     pub since: Instant,
+    /// Whether it was counted as late.
+    pub(super) late: bool,
     /// How to end it before it ends by itself; only streams have one.
     pub end: Option<Arc<StreamEnd>>,
 }
@@ -57,6 +59,7 @@ impl List {
             path: path[..end].into(),
             client,
             since: now,
+            late: false,
             end: None,
         };
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -81,6 +84,12 @@ impl List {
         all.sort_by_key(|entry| entry.since);
         all.truncate(limit);
         all
+    }
+
+    pub(super) fn each(&self, mut visit: impl FnMut(&mut InFlight)) {
+        for shard in 0..SHARDS as u64 {
+            self.shard(shard).values_mut().for_each(&mut visit);
+        }
     }
 
     pub(super) fn all(&self) -> Vec<InFlight> {

@@ -14,6 +14,7 @@
 mod balance;
 mod claim;
 mod closed;
+mod evidence;
 mod generation;
 mod hold;
 mod in_flight;
@@ -32,6 +33,7 @@ mod sync {
 pub use balance::{Affinity, NoUpstream, Picked};
 pub use claim::ClaimWord;
 pub use closed::{Closed, Doors, Notice};
+pub use evidence::{Evidence, Failure, Failures, Frozen, Habits, Rescue, Totals};
 pub use generation::{Claim, Pool};
 pub use hold::{Entered, HoldLimits, HoldState, Holds, Turn, Waiting};
 pub use in_flight::InFlight;

@@ -53,6 +53,8 @@ pub struct ProbeRecord {
     pub latency: Option<Duration>,
     /// When the last probe ended; `None` before the first.
     pub at: Option<Instant>,
+    /// Probes passed in a row; 0 after one that failed.
+    pub passes: u32,
 }
 
 /// How one attempt on an upstream ended, for passive ejection.
@@ -82,6 +84,8 @@ pub struct Upstream {
     ejections: AtomicU32,
     /// Milliseconds since the process's epoch; 0: not ejected.
     ejected_until: AtomicU64,
+    probes: AtomicU64,
+    failed_probes: AtomicU64,
 }
 
 impl Upstream {
@@ -106,12 +110,15 @@ impl Upstream {
                 reason: None,
                 latency: None,
                 at: None,
+                passes: 0,
             }),
             in_flight: AtomicUsize::new(0),
             connect_failures: AtomicU32::new(0),
             server_errors: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
+            probes: AtomicU64::new(0),
+            failed_probes: AtomicU64::new(0),
         }
     }
 
@@ -149,6 +156,22 @@ impl Upstream {
     pub fn set_probe(&self, record: ProbeRecord) {
         self.state.store(encode(record.state), Ordering::Relaxed);
         self.probe.store(Arc::new(record));
+    }
+
+    /// Counts one probe. Only `health` calls this.
+    pub fn count_probe(&self, passed: bool) {
+        self.probes.fetch_add(1, Ordering::Relaxed);
+        self.failed_probes
+            .fetch_add(u64::from(!passed), Ordering::Relaxed);
+    }
+
+    /// Probes so far, and those that failed.
+    #[must_use]
+    pub fn probes(&self) -> (u64, u64) {
+        (
+            self.probes.load(Ordering::Relaxed),
+            self.failed_probes.load(Ordering::Relaxed),
+        )
     }
 
     /// The newest probe finding.

@@ -27,6 +27,7 @@ use super::request::{
     milliseconds, normalize, pace, protocol, request_id, sticky_cookie,
 };
 use super::settings::Settings;
+use super::testimony::Heard;
 use crate::clock;
 use crate::config::{Balance, Tls};
 use crate::metrics::{ColorMetrics, Metrics, RequestOutcome};
@@ -50,6 +51,7 @@ const CHALLENGES: &str = "/.well-known/acme-challenge/";
 pub struct Edge {
     table: Arc<LiveTable>,
     settings: Arc<ArcSwap<Settings>>,
+    metrics: Arc<Metrics>,
     unrouted: Arc<ColorMetrics>,
     log: AccessLog,
     leaving: Arc<AtomicBool>,
@@ -64,7 +66,7 @@ impl Edge {
     pub fn new(
         table: Arc<LiveTable>,
         settings: Arc<ArcSwap<Settings>>,
-        metrics: &Metrics,
+        metrics: Arc<Metrics>,
         log: AccessLog,
         leaving: Arc<AtomicBool>,
         doors: Arc<Doors>,
@@ -74,6 +76,7 @@ impl Edge {
             table,
             settings,
             unrouted: metrics.unrouted(),
+            metrics,
             log,
             leaving,
             doors,
@@ -243,11 +246,17 @@ impl Edge {
     }
 
     /// Chooses where the next attempt goes. An attempt after a switch goes to the new pool.
-    fn choose(&self, session: &Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+    fn choose(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let unavailable = || Error::new_in(Fault::HTTPStatus(503));
         let settings = self.settings.load();
-        if exchange.attempts.made > 0 {
-            self.move_with_the_switch(session.req_header(), exchange);
+        match exchange.rescuer().map(|old| old.try_claim()) {
+            Some(Some(claim)) => exchange.claimed(claim, session.req_header()),
+            // The predecessor is leaving.
+            Some(None) => return Err(unavailable()),
+            None if exchange.attempts.made > 0 => {
+                self.move_with_the_switch(session.req_header(), exchange);
+            }
+            None => {}
         }
         let claim = exchange.claim.as_ref().ok_or_else(unavailable)?;
         let slot = claim.pool().slot();
@@ -264,9 +273,17 @@ impl Edge {
                 _ => None,
             },
         };
-        let picked = slot
-            .pick(&affinity, exchange.attempts.failed())
-            .map_err(|_| unavailable())?;
+        let picked = slot.pick(&affinity, exchange.attempts.failed());
+        let Ok(picked) = picked else {
+            // Nothing was sent, so the predecessor may be asked for anything.
+            let again = exchange.rescuer().is_none()
+                && exchange.attempt_failed(session, Some(ErrorType::DestinationUnavailable), false);
+            return if again {
+                self.choose(session, exchange)
+            } else {
+                Err(unavailable())
+            };
+        };
         let peer = connect::peer(
             claim.pool(),
             picked.upstream.upstream(),
@@ -469,6 +486,23 @@ impl ProxyHttp for Edge {
             Attempt::Answered
         };
         self.record(exchange, attempt, None);
+        let becomes_stream =
+            response.status == StatusCode::SWITCHING_PROTOCOLS || is_event_stream(response);
+        match exchange.head_came(session, response, becomes_stream) {
+            Heard::Pass => {}
+            Heard::Rescued => {
+                let slot = exchange.claim.as_ref().map(|claim| claim.pool().slot());
+                if let Some(slot) = slot {
+                    self.metrics.rescued(slot.service());
+                }
+            }
+            Heard::Again => {
+                exchange.first_byte = None;
+                let mut again = Error::new_in(Fault::HTTPStatus(response.status.as_u16()));
+                again.set_retry(true);
+                return Err(again);
+            }
+        }
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             let end = Connection::of(session).map(|connection| connection.upgraded());
             exchange.becomes(Kind::WebSocket, end);
@@ -503,6 +537,16 @@ impl ProxyHttp for Edge {
         Ok(())
     }
 
+    fn upstream_response_trailer_filter(
+        &self,
+        session: &mut Session,
+        trailers: &mut http::HeaderMap,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        exchange.trailers_came(session.req_header(), trailers);
+        Ok(())
+    }
+
     fn response_body_filter(
         &self,
         _session: &mut Session,
@@ -518,7 +562,7 @@ impl ProxyHttp for Edge {
 
     fn fail_to_connect(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         _peer: &HttpPeer,
         exchange: &mut Exchange,
         mut error: Box<Error>,
@@ -530,7 +574,8 @@ impl ProxyHttp for Edge {
         }
         // Nothing was sent, so any method may be tried elsewhere.
         let limit = self.settings.load().limits.attempts;
-        error.set_retry(exchange.attempts.made < limit);
+        let rescued = exchange.attempt_failed(session, kind, false);
+        error.set_retry(rescued || exchange.attempts.made < limit);
         error
     }
 
@@ -542,6 +587,10 @@ impl ProxyHttp for Edge {
         exchange: &mut Exchange,
         reused: bool,
     ) -> Box<Error> {
+        if exchange.rescuer().is_some() && error.retry() {
+            // The response was thrown away.
+            return error;
+        }
         // Undecided until somebody says whether the connection was a kept one.
         error.retry.decide_reuse(reused);
         let from_upstream = *error.esource() == pingora::ErrorSource::Upstream;
@@ -563,6 +612,15 @@ impl ProxyHttp for Edge {
             && !session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none()
             && (untouched || (safe && died));
+        if again && reused {
+            // A kept connection that the upstream closed says nothing of the release.
+        } else if from_upstream {
+            let kind = answer::classify(&error).map(|refusal| refusal.error);
+            if exchange.attempt_failed(session, kind, true) {
+                error.set_retry(true);
+                return error;
+            }
+        }
         if again {
             exchange.attempts.repeated = true;
             if let Some(used) = &exchange.upstream {
@@ -703,7 +761,7 @@ impl Edge {
                 .as_ref()
                 .map(|used| used.upstream().shown().as_ref()),
             retries: exchange.attempts.made,
-            rescued: false,
+            rescued: exchange.was_rescued(),
             error: exchange.error.map(ErrorType::as_str),
             tls_version: tls.as_ref().map(|tls| tls.version),
             user_agent: field(header::USER_AGENT),

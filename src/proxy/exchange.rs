@@ -16,6 +16,7 @@ use crate::pool::{Claim, StreamEnd, Turn, UpstreamUse};
 use super::connect::Pace;
 use super::event_stream::EventStream;
 use super::forwarded::Client;
+use super::testimony::Testimony;
 
 /// Upstreams remembered as tried; more attempts than this are not configured by anyone.
 const REMEMBERED: usize = 8;
@@ -47,6 +48,8 @@ pub struct Exchange {
     /// Descriptor of the upstream connection, if it is not shared.
     pub(super) connection: Option<RawFd>,
     pub(super) error: Option<ErrorType>,
+    /// What the first attempt tells of its release.
+    pub(super) testimony: Testimony,
     /// The response is an event stream that can be ended between two events.
     pub(super) events: Option<EventStream>,
 }
@@ -98,6 +101,7 @@ impl Exchange {
             first_byte: None,
             connection: None,
             error: None,
+            testimony: Testimony::Open,
             events: None,
         }
     }

@@ -22,6 +22,7 @@ mod head;
 mod listen;
 mod request;
 mod settings;
+mod testimony;
 mod websocket;
 
 pub use access_log::AccessLog;

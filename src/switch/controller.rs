@@ -260,6 +260,7 @@ impl Controller {
                     services: request.services,
                     force: request.force,
                     release: request.release,
+                    confirm_within: request.confirm_within,
                 };
                 Ok((stack, order))
             }

@@ -24,6 +24,7 @@
 //! What it does not do: probe upstreams, count requests, start or stop containers, answer
 //! requests. All of that is behind [`Driver`].
 
+mod containers;
 mod controller;
 mod driver;
 pub mod evidence;
@@ -39,6 +40,7 @@ mod status;
 mod switchboard;
 mod verdict;
 
+pub use containers::{Containers, NoContainers};
 pub use driver::{DrainWindows, Driver, Publication, Traffic};
 pub use gate::{GateFailure, GateReport, Ready, SlotReport, UpstreamReport, UpstreamState};
 pub use journal::{Journal, Save, SaveError};

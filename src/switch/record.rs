@@ -60,6 +60,9 @@ pub struct Watched {
     /// Why it waits for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
+    /// Undone unless it is confirmed so many milliseconds after `since_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_ms: Option<u64>,
 }
 
 /// Why nothing may be switched.

@@ -236,6 +236,7 @@ mod tests {
                 since_ms: 5,
                 crashes,
                 held: None,
+                confirm_ms: None,
             }),
         });
         let record = StackRecord {

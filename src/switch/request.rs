@@ -1,5 +1,7 @@
 //! What people and scripts ask for.
 
+use std::time::Duration;
+
 use crate::model::{Color, Release, ServiceName};
 
 /// Who asks, and why.
@@ -26,6 +28,8 @@ pub struct SwitchRequest {
     pub force: bool,
     /// Label of what runs in the target slots; `None`: unchanged.
     pub release: Option<Release>,
+    /// Go back unless it is confirmed within this time after the cutover.
+    pub confirm_within: Option<Duration>,
     /// `--canary`, in percent. Refused in this version.
     pub canary_percent: Option<f64>,
     /// Who asks.

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::driver::Traffic;
+use super::record::Live;
 use crate::model::{Color, Generation, ServiceName};
 
 /// What is to be done with an observed cutover.
@@ -59,7 +60,7 @@ impl Cause {
     }
 }
 
-/// Decides about observed cutovers. Called once a second of each observe, from one task.
+/// Decides about observed cutovers. Called four times a second of each observe, from one task.
 pub trait Judge: Send + 'static {
     /// The verdict so far. A judge with memory tells cutovers apart by their generation.
     fn judge(&mut self, now: Instant, observation: &Observation) -> Verdict;
@@ -82,6 +83,10 @@ pub struct Observation {
     pub generation: Generation,
     /// Since the cutover.
     pub elapsed: Duration,
+    /// Why it is held, if it is.
+    pub held: Option<String>,
+    /// Time left to confirm it, where that was asked for; then it is undone.
+    pub confirm_left: Option<Duration>,
     /// One entry for each service that moved.
     pub services: Vec<ServiceObservation>,
 }
@@ -93,6 +98,10 @@ pub struct ServiceObservation {
     pub service: ServiceName,
     /// Its new color.
     pub color: Color,
+    /// The pool that was live.
+    pub from: Live,
+    /// The pool that is.
+    pub to: Live,
     /// What the new color answered since the cutover.
     pub new: Traffic,
     /// What the old color answered since the cutover.
@@ -166,6 +175,14 @@ mod tests {
             .map(|requests| ServiceObservation {
                 service: "web".into(),
                 color: Color::Green,
+                from: Live {
+                    color: Color::Blue,
+                    generation: Generation(1),
+                },
+                to: Live {
+                    color: Color::Green,
+                    generation: Generation(2),
+                },
                 new: Traffic {
                     requests: *requests,
                     errors: 0,
@@ -179,6 +196,8 @@ mod tests {
         Observation {
             generation: Generation(2),
             elapsed: Duration::from_secs(elapsed),
+            held: None,
+            confirm_left: None,
             services,
         }
     }

@@ -121,7 +121,9 @@ fn the_full_example_has_every_key_with_its_default() {
             let inside = line.strip_prefix("# ").unwrap_or(line);
             let word = inside.split(' ').next().unwrap_or_default();
             let is_key = inside.split(' ').nth(1) == Some("=")
-                && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+                && word
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
             let is_table = inside.starts_with('[');
             let wanted = is_key || is_table;
             if wanted {

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cutover::config::{
-    Balance, Config, Env, Found, Probe, Severity, Tls, ValueMatch, find_with, load_str_with,
-    load_with,
+    Balance, Config, Env, Found, Probe, RescueBudget, RollbackMode, RuleAction, Severity, Tls,
+    ValueMatch, find_with, load_str_with, load_with,
 };
 use cutover::model::Color;
 use proptest::prelude::*;
@@ -127,16 +127,7 @@ fn keys_without_effect_are_told_only_when_written() {
          [[notify]]\nurl = \"https://hooks.test\"\n",
         site("")
     ));
-    assert_eq!(
-        inactive(&config),
-        [
-            "rollback.mode",
-            "rollback.fast.q",
-            "service.web.rollback.after.quarantine",
-            "docker",
-            "notify[0]",
-        ]
-    );
+    assert_eq!(inactive(&config), ["docker"]);
     let off = load(&format!(
         "{}[docker]\nenabled = false\n",
         site("tls = \"off\"")
@@ -154,10 +145,18 @@ fn a_service_overrides_the_common_rollback_key_by_key() {
     ));
     let rollback = &config.services[0].rollback;
     assert!(!rollback.rescue);
-    assert_eq!(rollback.mode, cutover::config::RollbackMode::Observe);
+    assert_eq!(rollback.mode, RollbackMode::Observe);
     assert_eq!((rollback.errors.ratio, rollback.errors.floor), (3.0, 0.01));
     assert_eq!(rollback.errors.min_errors, 5);
-    assert_eq!(rollback.gate.budget.per_second, 10);
+    assert_eq!(rollback.gate.budget, RescueBudget::Auto);
+    let share = load(&format!(
+        "{}[rollback.gate]\nbudget = \"20% + 10/s\"\n[rollback.rules]\np99 = \"rollback\"\n",
+        site("")
+    ));
+    let rollback = &share.services[0].rollback;
+    assert_eq!(rollback.gate.budget.rate(1_000), 210);
+    assert_eq!(rollback.rules.p99, RuleAction::Rollback);
+    assert_eq!(rollback.rules.cpu, RuleAction::Alert);
 }
 
 #[test]

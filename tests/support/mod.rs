@@ -6,6 +6,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 pub mod clients;
+pub mod counts;
+pub mod journal;
 pub mod origin;
 
 use std::collections::BTreeSet;
@@ -43,8 +45,13 @@ pub fn now() -> Instant {
 }
 
 /// Asks until the answer is yes.
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = now() + PATIENCE;
+pub fn wait_until(what: &str, holds: impl FnMut() -> bool) {
+    wait_for(PATIENCE, what, holds);
+}
+
+/// The same for what takes longer by design.
+pub fn wait_for(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = now() + patience;
     while !holds() {
         assert!(now() < deadline, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(20));

@@ -169,7 +169,7 @@ async fn answer(
         return refuse(ErrorCode::Usage, format!("no such path: {path}"));
     };
     let wanted = match verb {
-        "status" | "config" | "ready" | "certificates" => Method::GET,
+        "status" | "config" | "ready" | "certificates" | "judge" => Method::GET,
         "switch" | "rollback" | "promote" | "abort" | "reload" | "explain" | "operate"
         | "history" | "renew" => Method::POST,
         _ => {
@@ -214,6 +214,7 @@ async fn dispatch(
             let request: HistoryRequest = read(request).await?;
             value(detached(async move { control.history(request).await }).await?)
         }
+        "judge" => value(detached(async move { control.judge().await }).await?),
         "certificates" => value(detached(async move { control.certificates().await }).await?),
         "renew" => {
             let request: RenewRequest = read(request).await?;

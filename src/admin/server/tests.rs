@@ -8,8 +8,8 @@ use tokio::sync::{Notify, oneshot};
 use super::*;
 use crate::admin::client::Client;
 use crate::admin::wire::{
-    CertificateReport, ConfigReport, Done, ExplainReport, HistoryReport, OutcomeKind, Phase,
-    ReloadReport, RenewRequest, Status, SwitchStatus,
+    CertificateReport, ConfigReport, Done, ExplainReport, HistoryReport, JudgeReport, OutcomeKind,
+    Phase, ReloadReport, RenewRequest, Status, SwitchStatus,
 };
 use crate::history::Entry;
 use crate::model::Color;
@@ -64,6 +64,7 @@ fn ended(result: OutcomeKind) -> Outcome {
         message: "done".to_owned(),
         services: vec!["web".into()],
         live: Some(Color::Green),
+        details: Vec::new(),
     }
 }
 
@@ -157,6 +158,10 @@ impl Control for Fake {
         Ok(HistoryReport {
             history: vec![entry],
         })
+    }
+
+    async fn judge(&self) -> Result<JudgeReport, ControlError> {
+        Ok(JudgeReport::default())
     }
 
     async fn certificates(&self) -> Result<CertificateReport, ControlError> {

@@ -9,6 +9,7 @@
 
 mod certificate;
 mod error;
+mod judge;
 mod operation;
 mod status;
 mod verb;
@@ -16,6 +17,7 @@ mod verb;
 pub use crate::history::Entry;
 pub use certificate::{CertificateOrigin, CertificateReport, CertificateStatus, RenewRequest};
 pub use error::{ControlError, ErrorBody, ErrorCode};
+pub use judge::{FailingRoute, FailureSample, JudgeReport, JudgeService, ReplayReport, Share};
 pub use operation::{Done, HistoryReport, HistoryRequest, Operation};
 pub use status::{
     Blocking, Certificate, DockerStatus, DrainStatus, GateFailure, InFlight, Phase, ServiceState,

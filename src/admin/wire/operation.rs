@@ -49,6 +49,8 @@ pub enum Operation {
     Unfreeze {},
     /// The journal is written anew from memory, and switches are allowed again.
     Repair {},
+    /// Every target of notifications is sent a test.
+    NotifyTest {},
 }
 
 /// Answer of `POST /v1/operate`.

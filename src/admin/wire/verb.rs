@@ -38,6 +38,9 @@ pub struct SwitchRequest {
     /// Why, for the history.
     #[serde(default)]
     pub why: Option<String>,
+    /// Go back unless it is promoted within so many milliseconds after the cutover.
+    #[serde(default)]
+    pub confirm_within_ms: Option<u64>,
 }
 
 /// `POST /v1/rollback`.
@@ -98,6 +101,9 @@ pub struct Outcome {
     /// The slot that is live now.
     #[serde(default)]
     pub live: Option<Color>,
+    /// More about it, a line each: what failed, and where to look.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
 }
 
 /// The envelope of an [`Outcome`] that is a whole answer.
@@ -266,6 +272,7 @@ mod tests {
             message: "green is live".into(),
             services: vec!["web".into()],
             live: Some(Color::Green),
+            details: Vec::new(),
         });
         let text = serde_json::to_string(&event).unwrap();
         assert!(text.starts_with(r#"{"outcome":{"result":"kept""#), "{text}");

@@ -110,6 +110,13 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         action: Option<Certs>,
     },
+    /// Try whether everybody who is to be told can be reached
+    Notify {
+        #[command(subcommand)]
+        action: Notify,
+    },
+    /// Show what speaks against the release under watch, or run a recorded switch
+    Judge(Judge),
     /// Show what still runs on the slots that drain
     Drain {
         /// Only of this service; may be given more than once [default: every service]
@@ -143,6 +150,9 @@ pub(crate) struct Switch {
     /// How long the canary lasts, such as 15m
     #[arg(long = "for", value_name = "TIME", requires = "canary", value_parser = duration)]
     pub(crate) canary_for: Option<Duration>,
+    /// Go back unless `proxyctl promote` confirms it within this time, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) confirm_within: Option<Duration>,
     /// Return as soon as the cutover is published
     #[arg(long)]
     pub(crate) no_wait: bool,
@@ -158,6 +168,20 @@ pub(crate) struct Switch {
     /// Repeat a command safely: the same id is done once, later its recorded result is given
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Judge {
+    /// Every number, and what it means
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Run this record through the verdict; needs no daemon. CSV with the header
+    /// t_ms,new_ok,new_fail,old_ok,old_fail,rescued_ok,rescued_fail: counts for each tick
+    #[arg(long, value_name = "FILE", conflicts_with = "explain")]
+    pub(crate) replay: Option<PathBuf>,
+    /// A setting for the replay, such as rollback.errors.floor=0.003; may be given more than once
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "replay")]
+    pub(crate) settings: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -211,12 +235,6 @@ pub(crate) enum Later {
     },
     /// Hash a password for basic auth (not in this version)
     HashPassword,
-    /// Run a recorded switch through the verdict (not in this version)
-    Judge {
-        /// Recorded switch
-        #[arg(long, value_name = "FILE")]
-        replay: PathBuf,
-    },
     /// Remove idle containers (not in this version)
     Cleanup,
     /// Return to one container per service (not in this version)
@@ -230,7 +248,6 @@ impl Later {
             Self::Deploy { .. } => "deploy",
             Self::Adapt { .. } => "adapt",
             Self::HashPassword => "hash-password",
-            Self::Judge { .. } => "judge",
             Self::Cleanup => "cleanup",
             Self::Reset => "reset",
         }
@@ -256,6 +273,12 @@ pub(crate) enum Certs {
         #[arg(long)]
         no_wait: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Notify {
+    /// Send a test to every target of notifications and say what each answered
+    Test,
 }
 
 fn color(text: &str) -> Result<Color, String> {

@@ -69,6 +69,11 @@ impl<'a> Follower<'a> {
             .plain(": ")
             .plain(&outcome.message);
         self.output.lines([&line]);
+        let details = outcome.details.iter();
+        let details: Vec<_> = details
+            .map(|detail| Line::new().plain("  ").plain(detail))
+            .collect();
+        self.output.lines(&details);
         code
     }
 

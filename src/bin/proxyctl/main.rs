@@ -10,6 +10,7 @@ mod drain;
 mod explain;
 mod follow;
 mod history;
+mod judge;
 mod offline;
 mod output;
 mod run;

@@ -9,12 +9,13 @@ use cutover::admin::wire::{
     ControlError, Done, ErrorCode, ExplainReport, ExplainRequest, HistoryRequest, Operation,
     Outcome, ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest,
 };
+use cutover::app::rehearse;
 
-use crate::args::{Certs, Cli, Explain, OnOff, Switch, Verb};
+use crate::args::{Certs, Cli, Explain, Notify, OnOff, Switch, Verb};
 use crate::follow::Follower;
 use crate::output::Output;
 use crate::text::{Line, Style};
-use crate::{certs, doctor, drain, explain, history, offline, table, watch};
+use crate::{certs, doctor, drain, explain, history, judge, offline, table, watch};
 
 /// Does what was asked; the exit code.
 pub(crate) async fn run(cli: Cli) -> u8 {
@@ -35,6 +36,12 @@ pub(crate) async fn run(cli: Cli) -> u8 {
                 Ok((request, report))
             });
             show_explain(&output, report)
+        }
+        Verb::Judge(ref asked) if let Some(file) = &asked.replay => {
+            let report = rehearse(file, &asked.settings);
+            show(&output, report, |output, report| {
+                output.lines([&judge::replay_line(report)]);
+            })
         }
         verb => match socket::locate(cli.common.addr.as_deref()) {
             Ok(path) => ask(verb, &Client::new(path), &output).await,
@@ -98,6 +105,12 @@ async fn ask(verb: Verb, client: &Client, output: &Output) -> u8 {
                 output.lines(&history::lines(report));
             })
         }
+        Verb::Notify {
+            action: Notify::Test,
+        } => operate(client, output, Operation::NotifyTest {}).await,
+        Verb::Judge(asked) => show(output, client.judge().await, |output, report| {
+            output.lines(&judge::lines(report, asked.explain));
+        }),
         Verb::Certs { action: None } => {
             show(output, client.certificates().await, |output, report| {
                 output.lines(&certs::lines(report));
@@ -210,9 +223,8 @@ fn switch_request(asked: Switch) -> SwitchRequest {
         target: asked.target,
         services: asked.services,
         canary: asked.canary,
-        canary_ms: asked
-            .canary_for
-            .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        canary_ms: asked.canary_for.map(millis),
+        confirm_within_ms: asked.confirm_within.map(millis),
         wait: !asked.no_wait,
         force: asked.force,
         release: asked.release,

@@ -10,14 +10,13 @@ use super::tree::{Value, quoted};
 use super::value::{self, Parsed};
 use crate::config::{
     AccessLog, Acme, AcmeFallback, Config, Docker, DockerSocket, Eab, IpSet, Limits, Listen, Log,
-    Maintenance, Notify, NotifyKind, Timeouts, schema,
+    Maintenance, Notify, NotifyEvent, NotifyKind, Timeouts, schema,
 };
 
 /// Longest path of a unix socket: `sun_path` less its ending zero (unix(7)).
 const SOCKET_PATH: usize = 107;
 
 const DOCKER: &str = "containers are not discovered yet; only the services of the file are served";
-const NOTIFY: &str = "events are not sent to webhooks yet";
 
 /// A configuration without sites and services, from everything else in the file.
 pub(super) fn read(root: &Section<'_>) -> Config {
@@ -354,16 +353,43 @@ fn docker_socket(value: &Value) -> Parsed<DockerSocket> {
 
 #[allow(clippy::needless_pass_by_value, reason = "maps a list")]
 fn notify(section: Section<'_>) -> Option<Notify> {
-    section.without_effect(NOTIFY);
     let mut kind = NotifyKind::Json;
     let kinds = [
-        ("json", NotifyKind::Json),
-        ("slack", NotifyKind::Slack),
-        ("discord", NotifyKind::Discord),
+        NotifyKind::Json,
+        NotifyKind::Slack,
+        NotifyKind::Discord,
+        NotifyKind::Ntfy,
     ];
+    let kinds = kinds.map(|kind| (kind.as_str(), kind));
     section.set("kind", &mut kind, value::word(&kinds));
+    let takes_secret = matches!(kind, NotifyKind::Json | NotifyKind::Ntfy);
+    let secret_key = section.first_of("secret", "secret_file");
+    let secret = match section.entry(secret_key) {
+        None => None,
+        Some(_) if !takes_secret => {
+            let message = format!("{} takes no secret: it is in the url", kind.as_str());
+            section.error(secret_key, message);
+            None
+        }
+        Some(_) => section.secret("secret", "secret_file", not_empty),
+    };
+    let mut events = NotifyEvent::ALL.to_vec();
+    let words = NotifyEvent::ALL.map(|event| (event.as_str(), event));
+    section.set_list("events", &mut events, "events", value::word(&words));
     let url = section.secret("url", "url_file", value::web_url)?;
-    Some(Notify { kind, url })
+    Some(Notify {
+        kind,
+        url,
+        secret,
+        events,
+    })
+}
+
+fn not_empty(text: &str) -> Parsed<()> {
+    if text.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    Ok(())
 }
 
 /// Networks of one key that takes a single one as well as a list.

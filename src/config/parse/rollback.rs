@@ -5,10 +5,7 @@ use http::Method;
 use super::section::Section;
 use super::tree::Value;
 use super::value::{self, Parsed};
-use crate::config::{AfterAction, RescueBudget, Rollback, RollbackMode, schema};
-
-const VERDICT: &str =
-    "errors and latency of a new release are not judged yet; roll back with proxyctl rollback";
+use crate::config::{AfterAction, RescueBudget, Rollback, RollbackMode, RuleAction, schema};
 
 /// The table at the top of the file, over the built-in defaults.
 pub(super) fn defaults(root: &Section<'_>) -> Rollback {
@@ -21,7 +18,7 @@ pub(super) fn defaults(root: &Section<'_>) -> Rollback {
 /// What the table says, and `base` where it says nothing.
 pub(super) fn read(section: Option<Section<'_>>, base: &Rollback) -> Rollback {
     let mut r = base.clone();
-    let Some(section) = section.map(|section| section.inactive(VERDICT)) else {
+    let Some(section) = section else {
         return r;
     };
     let modes = [
@@ -51,6 +48,9 @@ pub(super) fn read(section: Option<Section<'_>>, base: &Rollback) -> Rollback {
     }
     if let Some(section) = section.section("after", &schema::AFTER) {
         after(&section, &mut r);
+    }
+    if let Some(section) = section.section("rules", &schema::RULES) {
+        rules(&section, &mut r);
     }
     r
 }
@@ -113,10 +113,10 @@ fn latency(section: &Section<'_>, r: &mut Rollback) {
     if !all_read("quantiles", l.quantiles.len()) || !all_read("floor", l.floor.len()) {
         return;
     }
-    if l.quantiles.is_empty() {
+    if l.quantiles.is_empty() || l.quantiles.len() > 2 {
         section.error(
             "quantiles",
-            "needs at least one quantile, such as [0.9, 0.99]",
+            "needs one or two quantiles, such as [0.9, 0.99]",
         );
     } else if !l.quantiles.is_sorted_by(|a, b| a < b) {
         section.error("quantiles", "must ascend, each once, such as [0.9, 0.99]");
@@ -136,6 +136,7 @@ fn gate(section: &Section<'_>, r: &mut Rollback) {
     let g = &mut r.gate;
     section.set_list("methods", &mut g.methods, "methods", safe_method);
     section.set("budget", &mut g.budget, budget);
+    section.set("replay", &mut g.replay, value::boolean);
     section.set("clear", &mut g.clear, value::number(0.1..=100.0));
     section.set("block", &mut g.block, value::number(0.1..=100.0));
     if let Some(list) = section.list("wait", "two durations", value::duration) {
@@ -174,6 +175,27 @@ fn after(section: &Section<'_>, r: &mut Rollback) {
     section.set("cooldown", &mut a.cooldown, value::duration);
 }
 
+fn rules(section: &Section<'_>, r: &mut Rollback) {
+    let actions = [
+        ("rollback", RuleAction::Rollback),
+        ("alert", RuleAction::Alert),
+        ("off", RuleAction::Off),
+    ];
+    let rules = &mut r.rules;
+    for (key, slot) in [
+        ("health", &mut rules.health),
+        ("container", &mut rules.container),
+        ("absolute", &mut rules.absolute),
+        ("server_errors", &mut rules.server_errors),
+        ("p99", &mut rules.p99),
+        ("memory", &mut rules.memory),
+        ("cpu", &mut rules.cpu),
+        ("health_latency", &mut rules.health_latency),
+    ] {
+        section.set(key, slot, value::word(&actions));
+    }
+}
+
 /// Only what does no harm when it is done twice (RFC 9110 §9.2.1).
 fn safe_method(value: &Value) -> Parsed<Method> {
     let methods = [
@@ -186,6 +208,9 @@ fn safe_method(value: &Value) -> Parsed<Method> {
 
 fn budget(value: &Value) -> Parsed<RescueBudget> {
     let text = value::text(value)?;
+    if text == "auto" {
+        return Ok(RescueBudget::Auto);
+    }
     let read = || {
         let (share, rest) = text.split_once('+')?;
         let share = match share.trim().strip_suffix('%') {
@@ -195,11 +220,11 @@ fn budget(value: &Value) -> Parsed<RescueBudget> {
         let per_second = rest.trim().strip_suffix("/s")?.trim().parse().ok()?;
         (0.0..=1.0)
             .contains(&share)
-            .then_some(RescueBudget { share, per_second })
+            .then_some(RescueBudget::Share { share, per_second })
     };
     read().ok_or_else(|| {
         format!(
-            r#"expected a share and a number a second, such as "20% + 10/s", found {}"#,
+            r#"expected "auto", or a share and a number a second, such as "20% + 10/s", found {}"#,
             value.describe()
         )
     })

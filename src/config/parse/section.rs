@@ -16,8 +16,6 @@ pub(super) struct Section<'a> {
     pub(super) path: String,
     pub(super) at: usize,
     pub(super) entries: &'a [Entry],
-    /// The keys in here do nothing in this version, and why.
-    inactive: Option<&'static str>,
 }
 
 impl<'a> Section<'a> {
@@ -35,7 +33,6 @@ impl<'a> Section<'a> {
             path,
             at,
             entries,
-            inactive: None,
         };
         for entry in entries {
             if !schema.keys.iter().any(|key| key.name == entry.name) {
@@ -48,12 +45,6 @@ impl<'a> Section<'a> {
     /// Says that the table as a whole does nothing in this version, and why.
     pub(super) fn without_effect(&self, effect: &'static str) {
         self.out.inactive(self.at, self.path.clone(), effect);
-    }
-
-    /// Marks every key that the file has in here, or below, as one without effect.
-    pub(super) fn inactive(mut self, effect: &'static str) -> Self {
-        self.inactive = Some(effect);
-        self
     }
 
     fn unknown(&self, entry: &Entry) {
@@ -128,11 +119,7 @@ impl<'a> Section<'a> {
     }
 
     fn leaf(&self, key: &'static str) -> Option<&'a Node> {
-        let entry = self.entry(key)?;
-        if let Some(effect) = self.inactive {
-            self.out.inactive(entry.at, self.key(key), effect);
-        }
-        Some(&entry.node)
+        Some(&self.entry(key)?.node)
     }
 
     /// A key's value. `None` when it is not there, or wrong and reported.
@@ -304,9 +291,7 @@ impl<'a> Section<'a> {
         at: usize,
         entries: &'a [Entry],
     ) -> Self {
-        let mut child = Self::new(self.out, schema, path, at, entries);
-        child.inactive = self.inactive;
-        child
+        Self::new(self.out, schema, path, at, entries)
     }
 
     /// Where a table's name stands.

@@ -15,8 +15,8 @@ use self::text::{
 };
 use super::{
     Acme, AfterAction, Balance, ClientAuth, ClientAuthMode, Config, Docker, DockerSocket, Eab,
-    Health, Limits, Listen, Log, Maintenance, Notify, NotifyKind, Probe, Rollback, RollbackMode,
-    Route, Service, ServiceIndex, Site, Tls, TlsVersion,
+    Health, Limits, Listen, Log, Maintenance, Notify, NotifyEvent, Probe, RescueBudget, Rollback,
+    RollbackMode, Route, RuleAction, Service, ServiceIndex, Site, Tls, TlsVersion,
 };
 use crate::model::Color;
 
@@ -317,15 +317,15 @@ fn render_docker(out: &mut Writer, docker: &Docker) {
 
 fn render_notify(out: &mut Writer, notify: &Notify) {
     out.table("[[notify]]");
-    out.key(
-        "kind",
-        text(match notify.kind {
-            NotifyKind::Json => "json",
-            NotifyKind::Slack => "slack",
-            NotifyKind::Discord => "discord",
-        }),
-    );
+    out.key("kind", text(notify.kind.as_str()));
     out.key("url", text(MASKED_URL));
+    if notify.secret.is_some() {
+        out.key("secret", text("***"));
+    }
+    if notify.events != NotifyEvent::ALL {
+        let events = notify.events.iter().map(|event| text(event.as_str()));
+        out.key("events", list(events));
+    }
 }
 
 fn render_service(out: &mut Writer, service: &Service) {
@@ -435,13 +435,16 @@ fn rollback(out: &mut Writer, header: &str, rollback: &Rollback) {
 
 type Keys = Vec<(&'static str, String)>;
 
-fn tables(r: &Rollback) -> [(&'static str, Keys); 7] {
+fn tables(r: &Rollback) -> [(&'static str, Keys); 8] {
     let mode = match r.mode {
         RollbackMode::Enforce => "enforce",
         RollbackMode::Observe => "observe",
         RollbackMode::Off => "off",
     };
-    let budget = format!("{} + {}/s", r.gate.budget.share, r.gate.budget.per_second);
+    let budget = match r.gate.budget {
+        RescueBudget::Auto => "auto".to_owned(),
+        RescueBudget::Share { share, per_second } => format!("{share} + {per_second}/s"),
+    };
     let numbers = |numbers: &[f64]| list(numbers.iter().copied().map(number));
     [
         (
@@ -495,6 +498,7 @@ fn tables(r: &Rollback) -> [(&'static str, Keys); 7] {
             vec![
                 ("methods", list(r.gate.methods.iter().map(text))),
                 ("budget", text(budget)),
+                ("replay", r.gate.replay.to_string()),
                 ("clear", number(r.gate.clear)),
                 ("block", number(r.gate.block)),
                 ("wait", list(r.gate.wait.into_iter().map(duration))),
@@ -511,7 +515,28 @@ fn tables(r: &Rollback) -> [(&'static str, Keys); 7] {
                 ("cooldown", duration(r.after.cooldown)),
             ],
         ),
+        (
+            ".rules",
+            vec![
+                ("health", rule(r.rules.health)),
+                ("container", rule(r.rules.container)),
+                ("absolute", rule(r.rules.absolute)),
+                ("server_errors", rule(r.rules.server_errors)),
+                ("p99", rule(r.rules.p99)),
+                ("memory", rule(r.rules.memory)),
+                ("cpu", rule(r.rules.cpu)),
+                ("health_latency", rule(r.rules.health_latency)),
+            ],
+        ),
     ]
+}
+
+fn rule(action: RuleAction) -> String {
+    text(match action {
+        RuleAction::Rollback => "rollback",
+        RuleAction::Alert => "alert",
+        RuleAction::Off => "off",
+    })
 }
 
 fn action(action: AfterAction) -> String {

@@ -6,10 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::config::{
-    AfterAction, Balance, Eject, Health, Probe, Rollback, RollbackAfter, RollbackBaseline,
-    RollbackErrors, RollbackFast, RollbackGate, RollbackLatency, RollbackMode, Slot, Switch,
-};
+use crate::config::{Balance, Eject, Health, Probe, Rollback, Slot, Switch};
 use crate::model::Color::{Blue, Green};
 use crate::model::Kind;
 use crate::switch::driver::{DrainWindows, Publication, Traffic};
@@ -158,52 +155,7 @@ fn service(name: &str, stack: &str) -> Service {
 }
 
 fn rollback() -> Rollback {
-    Rollback {
-        mode: RollbackMode::Enforce,
-        rescue: true,
-        r#unsafe: false,
-        alpha: 1e-4,
-        baseline: RollbackBaseline {
-            min_window: Duration::from_secs(600),
-            min_requests: 100_000,
-            max_window: Duration::from_secs(86_400),
-            no_baseline_limit: 0.1,
-        },
-        errors: RollbackErrors {
-            ratio: 1.5,
-            floor: 0.005,
-            min_errors: 5,
-            min_bad_seconds: 5,
-            restart_every: Duration::from_secs(15),
-            alternatives: 8,
-        },
-        fast: RollbackFast {
-            q: 0.9,
-            min_span: Duration::from_secs(1),
-        },
-        latency: RollbackLatency {
-            factor: 1.5,
-            quantiles: vec![0.9, 0.99],
-            ratio: 1.5,
-            floor: vec![0.02, 0.005],
-            warmup: Duration::from_secs(30),
-        },
-        gate: RollbackGate {
-            methods: Vec::new(),
-            clear: 3.0,
-            block: 4.0,
-            wait: [Duration::from_secs(10), Duration::from_secs(30)],
-            budget: crate::config::RescueBudget::default(),
-        },
-        after: RollbackAfter {
-            on_shared: AfterAction::Hold,
-            on_ambiguous: AfterAction::Rollback,
-            on_old_dead: AfterAction::Hold,
-            on_no_traffic: AfterAction::Commit,
-            quarantine: true,
-            cooldown: Duration::from_secs(600),
-        },
-    }
+    Rollback::default()
 }
 
 struct Rig {
@@ -309,6 +261,7 @@ fn to(color: Color) -> SwitchRequest {
         services: Vec::new(),
         force: false,
         release: None,
+        confirm_within: None,
         canary_percent: None,
         by: by("ci"),
     }
@@ -500,6 +453,24 @@ async fn a_resumed_watch_ends_like_any_other() {
         log.contains("drain web"),
         "the old pool is drained at last: {log}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_switch_that_waits_for_a_confirmation_does_so_after_a_restart_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::on(folder.path(), pair());
+    let mut request = to(Green);
+    request.confirm_within = Some(Duration::from_secs(7_200));
+    let _news = rig.board.switch(request);
+    rig.until(Phase::Observing).await;
+    rig.end().await;
+    let rig = Rig::on(folder.path(), pair());
+    rig.until(Phase::Observing).await;
+    // Longer than the longest watch.
+    tokio::time::sleep(Duration::from_secs(7_000)).await;
+    assert_eq!(rig.board.status()[0].phase, Phase::Observing);
+    rig.until(Phase::Idle).await;
+    assert_eq!((rig.live("web"), rig.saved("web")), (Blue, Blue));
 }
 
 #[tokio::test(start_paused = true)]

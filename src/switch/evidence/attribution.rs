@@ -13,6 +13,13 @@ pub struct Tally {
     pub failed: u64,
 }
 
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, more: Self) {
+        self.asked += more.asked;
+        self.failed += more.failed;
+    }
+}
+
 /// When a [`Gate`] is sure, in nats.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GateRules {

@@ -1,5 +1,7 @@
 //! What the service failed before the cutover, and the limit that is tolerated after it.
 
+use serde::{Deserialize, Serialize};
+
 use super::numeric::upper_bound;
 
 /// The share of the limit that bursts of the old release may raise it to.
@@ -47,7 +49,7 @@ pub struct LimitRules {
 }
 
 /// The failure rate that a release may have.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
     /// The rate, above 0 and below 1.
     pub rate: f64,

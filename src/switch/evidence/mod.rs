@@ -11,6 +11,7 @@
 //! bounded (Ville's inequality; Ramdas et al., "Game-theoretic statistics and safe anytime-valid
 //! inference", 2023). Independence and a constant rate are not assumed.
 
+pub mod alerts;
 pub mod attribution;
 mod baseline;
 mod ecusum;
@@ -25,7 +26,7 @@ mod golden;
 pub use baseline::{Baseline, Limit, LimitRules, Part};
 pub use ecusum::Ecusum;
 pub use eprocess::{EProcess, EProcessRules};
-pub use watch::{Decision, Limits, Numbers, Seen, Tick, Watch};
+pub use watch::{Decision, Limits, Numbers, Predecessor, Probed, Seen, Tick, Watch};
 
 /// Looks at the evidence in a second: what the bound of the [`Ecusum`] is laid out for.
 pub const LOOKS_PER_SECOND: u32 = 4;

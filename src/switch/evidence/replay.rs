@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::attribution::Tally;
 use super::{
-    Baseline, Decision, LOOKS_PER_SECOND, LimitRules, Limits, Part, Seen, Shares, Tick, Watch,
+    Baseline, Decision, LOOKS_PER_SECOND, LimitRules, Limits, Part, Probed, Seen, Shares, Tick,
+    Watch,
 };
 use crate::config::{Rollback, Switch};
 
@@ -141,8 +142,10 @@ pub fn replay(rows: &[Row], rules: &Rollback, switch: &Switch) -> Result<Replaye
             },
             both_failed,
             rescues: tally(row.rescued),
-            probes: tally(row.old),
-            old_is_usable: true,
+            probes: Probed {
+                failures: tally(row.old),
+                ..Probed::default()
+            },
             ..Tick::default()
         });
         seen += answered + failed;

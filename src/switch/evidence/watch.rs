@@ -2,11 +2,14 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
+use super::alerts::{Alert, Alerts, Rule, Signs, Usage};
 use super::attribution::{Attribution, Gate, GateRules, Tally};
 use super::baseline::float;
 use super::numeric::log_sum;
 use super::{EProcess, EProcessRules, Ecusum, Limit, Shares};
-use crate::config::{AfterAction, Rollback};
+use crate::config::{AfterAction, Rollback, RuleAction};
 use crate::switch::verdict::Cause;
 
 /// Log-evidence from which a release is suspicious: twenty to one.
@@ -14,6 +17,11 @@ const SUSPICIOUS: f64 = 2.995_732_273_553_991;
 
 /// The rule that needs no statistics: that many seconds, requests and that share of failures.
 const ABSOLUTE: (f64, u64, f64) = (3.0, 20, 0.5);
+
+/// Requests that fail on both releases: how many within the same seconds, and which share of all,
+/// are a shared cause.
+const LEAST_ON_BOTH: u64 = 10;
+const ON_BOTH: f64 = 0.1;
 
 /// A baseline with a higher failure rate than this has no automatic rollback.
 const HOPELESS: f64 = 0.2;
@@ -25,6 +33,29 @@ pub struct Seen {
     pub all: u64,
     /// Those that speak against the release.
     pub bad: u64,
+}
+
+/// What the old release was asked for the gate's sake, in each respect that a release can fail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probed {
+    /// Server errors, and no answer at all.
+    pub failures: Tally,
+    /// Slower than the limit that the new release is held to.
+    pub slow: Tally,
+    /// Client errors.
+    pub client_errors: Tally,
+}
+
+/// Whether the old release could take over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Predecessor {
+    /// It passed its last probes.
+    #[default]
+    Works,
+    /// A probe failed just now.
+    Unsure,
+    /// It is down.
+    Dead,
 }
 
 /// What happened in a tick.
@@ -39,14 +70,20 @@ pub struct Tick {
     pub both_failed: u64,
     /// Failures that the old release was asked to answer.
     pub rescues: Tally,
-    /// Probes that the old release was asked.
-    pub probes: Tally,
+    /// Probes that the old release was asked, and how it did in each respect.
+    pub probes: Probed,
     /// Requests over the limit of each latency quantile, in the order of the rules.
     pub slow: Vec<Seen>,
     /// Client errors on routes that were good before.
     pub client_errors: Seen,
-    /// Whether the old release passed its last probes: going back is possible.
-    pub old_is_usable: bool,
+    /// Requests that were timed, and those over three times the p99 of before.
+    pub very_slow: Seen,
+    /// What the containers use.
+    pub usage: Usage,
+    /// Seconds of the slowest health probe of the new release.
+    pub probe: Option<f64>,
+    /// Whether going back is possible.
+    pub old: Predecessor,
     /// A rule that needs no counts: probes of the new release failed in a row, or its container
     /// died.
     pub hard: Option<(Cause, String)>,
@@ -95,7 +132,7 @@ pub struct Numbers {
 }
 
 /// The limits that a watch holds a release to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Of failures.
     pub failures: Limit,
@@ -120,15 +157,44 @@ pub struct Watch {
     total: Seen,
     users: u64,
     since_suspicion: Suspicion,
-    recent: VecDeque<(f64, Seen)>,
+    /// First attempts of the last seconds, and those that failed on both.
+    recent: VecDeque<(f64, Seen, u64)>,
+    alerts: Alerts,
     held: bool,
+    shown: Option<Numbers>,
 }
 
+/// What was seen since suspicion began.
 #[derive(Clone, Copy, Debug, Default)]
 struct Suspicion {
     requests: Seen,
+    slow: Seen,
+    client_errors: Seen,
     rescues: Tally,
-    probes: Tally,
+    probes: Probed,
+}
+
+/// What a release was found to do worse than its predecessor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// It fails requests.
+    Failures,
+    /// It is slow.
+    Slow,
+    /// It refuses requests that it should know.
+    ClientErrors,
+    /// It is down.
+    Hard(Cause),
+}
+
+impl Fault {
+    const fn cause(self) -> Cause {
+        match self {
+            Self::Failures | Self::ClientErrors => Cause::ErrorRate,
+            Self::Slow => Cause::Latency,
+            Self::Hard(cause) => cause,
+        }
+    }
 }
 
 impl Watch {
@@ -177,7 +243,9 @@ impl Watch {
             users: 0,
             since_suspicion: Suspicion::default(),
             recent: VecDeque::new(),
+            alerts: Alerts::new(&rules.rules),
             held: false,
+            shown: None,
             rules: rules.clone(),
         }
     }
@@ -185,7 +253,8 @@ impl Watch {
     /// Takes in a tick and decides.
     pub fn tick(&mut self, tick: &Tick) -> Decision {
         self.count(tick);
-        let numbers = self.numbers();
+        let numbers = self.now();
+        self.shown = Some(numbers);
         let suspicious = numbers.w >= 0.5 * numbers.w_needed
             || [
                 Some(numbers.log_e),
@@ -201,20 +270,27 @@ impl Watch {
             self.since_suspicion = Suspicion::default();
             self.gate.calm();
         }
-        let Some((cause, what)) = self.found(tick, &numbers) else {
+        let Some((fault, what)) = self.found(tick, &numbers) else {
+            if let Some(why) = self.fails_on_both(tick) {
+                return Decision::Hold { why };
+            }
             return if suspicious {
                 Decision::Suspect
             } else {
                 Decision::Watch
             };
         };
-        let hard = tick.hard.is_some();
-        self.decide(tick, cause, &what, hard)
+        self.decide(tick, fault, &what)
     }
 
-    /// The numbers so far.
+    /// The numbers of the last tick, as they were when it was decided: a shared cause takes the
+    /// evidence with it.
     #[must_use]
     pub fn numbers(&self) -> Numbers {
+        self.shown.unwrap_or_else(|| self.now())
+    }
+
+    fn now(&self) -> Numbers {
         Numbers {
             log_e: self.slow.log_evidence(),
             log_e_needed: self.slow.threshold(),
@@ -223,7 +299,7 @@ impl Watch {
             requests: self.total.all,
             failures: self.total.bad,
             rescues: self.since_suspicion.rescues,
-            probes: self.since_suspicion.probes,
+            probes: self.since_suspicion.probes.failures,
         }
     }
 
@@ -244,8 +320,21 @@ impl Watch {
             let seen = tick.client_errors;
             process.tick(tick.end, successes(seen), seen.bad);
         }
-        self.recent.push_back((tick.end, tick.requests));
-        while let Some((end, _)) = self.recent.front()
+        self.alerts.tick(
+            tick.end,
+            &Signs {
+                requests: Seen {
+                    all: tick.requests.all + tick.both_failed,
+                    bad: tick.requests.bad + tick.both_failed,
+                },
+                very_slow: tick.very_slow,
+                usage: tick.usage,
+                probe: tick.probe,
+            },
+        );
+        self.recent
+            .push_back((tick.end, tick.requests, tick.both_failed));
+        while let Some((end, ..)) = self.recent.front()
             && *end <= tick.end - ABSOLUTE.0
         {
             self.recent.pop_front();
@@ -253,9 +342,9 @@ impl Watch {
     }
 
     /// Which rule speaks for a rollback.
-    fn found(&self, tick: &Tick, numbers: &Numbers) -> Option<(Cause, String)> {
-        if let Some(hard) = &tick.hard {
-            return Some(hard.clone());
+    fn found(&self, tick: &Tick, numbers: &Numbers) -> Option<(Fault, String)> {
+        if let Some((cause, what)) = &tick.hard {
+            return Some((Fault::Hard(*cause), what.clone()));
         }
         if self.limit.requests > 0 && self.limit.bound > HOPELESS && self.observed() > HOPELESS {
             return None;
@@ -288,24 +377,10 @@ impl Watch {
                 odds(evidence),
                 odds(needed)
             );
-            return Some((Cause::ErrorRate, why));
+            return Some((Fault::Failures, why));
         }
-        let latest = self
-            .recent
-            .iter()
-            .fold(Seen::default(), |sum, (_, seen)| Seen {
-                all: sum.all + seen.all,
-                bad: sum.bad + seen.bad,
-            });
-        if latest.all >= ABSOLUTE.1
-            && float(latest.bad) >= ABSOLUTE.2 * float(latest.all)
-            && tick.end >= self.rules.fast.min_span.as_secs_f64()
-        {
-            let why = format!(
-                "{} of the last {} requests failed; {before}",
-                latest.bad, latest.all
-            );
-            return Some((Cause::ErrorRate, why));
+        if let Some(why) = self.absolute(tick, &before) {
+            return Some((Fault::Failures, why));
         }
         if let Some(evidence) = self.latency_evidence()
             && evidence >= self.latency_needed
@@ -315,56 +390,107 @@ impl Watch {
                 odds(evidence),
                 odds(self.latency_needed)
             );
-            return Some((Cause::Latency, why));
+            return Some((Fault::Slow, why));
         }
-        let evidence = self.client_error_evidence()?;
-        let needed = self.client_errors.as_ref()?.threshold();
-        (evidence >= needed).then(|| {
+        if let Some(process) = &self.client_errors
+            && process.log_evidence() >= process.threshold()
+        {
             let why = format!(
                 "routes that worked before answer with client errors; evidence {}:1 (needed {}:1)",
-                odds(evidence),
-                odds(needed)
+                odds(process.log_evidence()),
+                odds(process.threshold())
             );
-            (Cause::ErrorRate, why)
+            return Some((Fault::ClientErrors, why));
+        }
+        let trigger = self.alerts.active().iter().find(|alert| alert.is_trigger)?;
+        let fault = match trigger.rule {
+            Rule::ServerErrors => Fault::Failures,
+            Rule::P99 => Fault::Slow,
+            Rule::Memory | Rule::Cpu => Fault::Hard(Cause::Container),
+            Rule::HealthLatency => Fault::Hard(Cause::Health),
+        };
+        Some((fault, trigger.what.clone()))
+    }
+
+    /// What failed of the last seconds: requests, those that failed, those that failed on both.
+    fn latest(&self) -> (Seen, u64) {
+        let mut sum = (Seen::default(), 0);
+        for (_, seen, both_failed) in &self.recent {
+            sum.0 += *seen;
+            sum.1 += both_failed;
+        }
+        sum
+    }
+
+    fn absolute(&self, tick: &Tick, before: &str) -> Option<String> {
+        let (latest, _) = self.latest();
+        let holds = self.rules.rules.absolute == RuleAction::Rollback
+            && latest.all >= ABSOLUTE.1
+            && float(latest.bad) >= ABSOLUTE.2 * float(latest.all)
+            && tick.end >= self.rules.fast.min_span.as_secs_f64();
+        holds.then(|| {
+            format!(
+                "{} of the last {} requests failed; {before}",
+                latest.bad, latest.all
+            )
         })
     }
 
-    fn decide(&mut self, tick: &Tick, cause: Cause, what: &str, hard: bool) -> Decision {
+    /// A shared outage takes the evidence with it: what fails on both is held against nobody.
+    fn fails_on_both(&mut self, tick: &Tick) -> Option<String> {
+        let (latest, both) = self.latest();
+        let all = latest.all + both;
+        let holds = both >= self.rules.errors.min_errors.max(LEAST_ON_BOTH)
+            && float(both) >= ON_BOTH.max(self.limit.rate) * float(all);
+        if !holds || self.rules.after.on_shared == AfterAction::Commit {
+            return None;
+        }
+        self.recent.clear();
+        Some(if tick.old != Predecessor::Dead {
+            format!("shared cause: {both} of the last {all} requests failed on both releases")
+        } else {
+            format!(
+                "{both} of the last {all} requests failed; the old release does not answer, so going back would not help"
+            )
+        })
+    }
+
+    /// The rules of thumb that hold now.
+    #[must_use]
+    pub fn alerts(&self) -> &[Alert] {
+        self.alerts.active()
+    }
+
+    fn decide(&mut self, tick: &Tick, fault: Fault, what: &str) -> Decision {
         let hold = |why: String| Decision::Hold { why };
         if self.rules.r#unsafe {
             return hold(format!(
                 "{what}; the release is marked as one that cannot be undone"
             ));
         }
-        if !tick.old_is_usable {
-            return match self.rules.after.on_old_dead {
-                AfterAction::Commit => Decision::Watch,
-                AfterAction::Hold | AfterAction::Rollback => hold(format!(
+        match (tick.old, self.rules.after.on_old_dead) {
+            (Predecessor::Works, _) => {}
+            // The next probes will tell.
+            (Predecessor::Unsure, _) => return Decision::Suspect,
+            (Predecessor::Dead, AfterAction::Commit) => return Decision::Watch,
+            (Predecessor::Dead, AfterAction::Hold | AfterAction::Rollback) => {
+                return hold(format!(
                     "{what}; the old release does not answer, so going back would not help"
-                )),
-            };
+                ));
+            }
         }
-        let since = self.since_suspicion;
-        let share = float(since.requests.bad) / float(since.requests.all.max(1));
-        let attribution = if hard {
-            Attribution::Clear
-        } else {
-            let gate = &self.gate_rules;
-            let before = self.observed();
-            self.gate
-                .decide(tick.end, gate, share, before, since.rescues, since.probes)
-        };
-        match attribution {
+        let cause = fault.cause();
+        match self.attribute(tick.end, fault) {
             Attribution::Clear => Decision::RollBack {
                 cause,
-                why: self.told(what),
+                why: self.told(fault, what),
             },
             Attribution::Wait => Decision::Suspect,
-            Attribution::Blocked => self.blocked(cause, what),
+            Attribution::Blocked => self.blocked(fault, what),
             Attribution::Ambiguous => match self.rules.after.on_ambiguous {
                 AfterAction::Rollback => Decision::RollBack {
                     cause,
-                    why: self.told(what),
+                    why: self.told(fault, what),
                 },
                 AfterAction::Hold => hold(format!(
                     "{what}; nothing says whether the old release would do better"
@@ -374,9 +500,25 @@ impl Watch {
         }
     }
 
+    /// Asks the gate, in the respect in which the release was found to be worse.
+    fn attribute(&mut self, now: f64, fault: Fault) -> Attribution {
+        let since = self.since_suspicion;
+        let share = |seen: Seen| float(seen.bad) / float(seen.all.max(1));
+        // Rescues are of failed requests alone.
+        let (share, before, rescues) = match fault {
+            Fault::Hard(_) => return Attribution::Clear,
+            Fault::Failures => (share(since.requests), self.observed(), since.rescues),
+            Fault::Slow => (share(since.slow), 0.0, Tally::default()),
+            Fault::ClientErrors => (share(since.client_errors), 0.0, Tally::default()),
+        };
+        let (rules, probes) = (&self.gate_rules, since.probes.of(fault));
+        self.gate.decide(now, rules, share, before, rescues, probes)
+    }
+
     /// A shared cause: the evidence is dropped and collected anew.
-    fn blocked(&mut self, cause: Cause, what: &str) -> Decision {
-        let why = format!("shared cause: {what}; {}", self.asked());
+    fn blocked(&mut self, fault: Fault, what: &str) -> Decision {
+        let why = format!("shared cause: {what}; {}", self.asked(fault));
+        let cause = fault.cause();
         self.slow.forget();
         self.fast.forget();
         for process in self.latency.iter_mut().chain(&mut self.client_errors) {
@@ -392,29 +534,31 @@ impl Watch {
         }
     }
 
-    fn told(&self, what: &str) -> String {
+    fn told(&self, fault: Fault, what: &str) -> String {
         let users = match self.users {
             0 => "no user saw an error".to_owned(),
             1 => "1 user saw an error".to_owned(),
             users => format!("{users} users saw an error"),
         };
-        format!("{what}; {}; {users}", self.asked())
+        format!("{what}; {}; {users}", self.asked(fault))
     }
 
-    fn asked(&self) -> String {
+    fn asked(&self, fault: Fault) -> String {
         let Suspicion {
             rescues, probes, ..
         } = self.since_suspicion;
-        let answered = |tally: Tally| tally.asked.saturating_sub(tally.failed);
-        if rescues.asked > 0 {
+        let probes = probes.of(fault);
+        let well = |tally: Tally| tally.asked.saturating_sub(tally.failed);
+        if fault == Fault::Failures && rescues.asked > 0 {
             format!(
                 "the old release answered {} of {} of the same requests",
-                answered(rescues),
+                well(rescues),
                 rescues.asked
             )
         } else if probes.asked > 0 {
-            let (answered, asked) = (answered(probes), probes.asked);
-            format!("the old release answered {answered} of {asked} probes")
+            let (well, asked) = (well(probes), probes.asked);
+            let in_time = if fault == Fault::Slow { " in time" } else { "" };
+            format!("the old release answered {well} of {asked} probes{in_time}")
         } else {
             "the old release was not asked".to_owned()
         }
@@ -441,17 +585,40 @@ impl Watch {
     }
 }
 
+impl Probed {
+    const fn of(&self, fault: Fault) -> Tally {
+        match fault {
+            Fault::Failures | Fault::Hard(_) => self.failures,
+            Fault::Slow => self.slow,
+            Fault::ClientErrors => self.client_errors,
+        }
+    }
+}
+
+impl std::ops::AddAssign for Probed {
+    fn add_assign(&mut self, more: Self) {
+        self.failures += more.failures;
+        self.slow += more.slow;
+        self.client_errors += more.client_errors;
+    }
+}
+
+impl std::ops::AddAssign for Seen {
+    fn add_assign(&mut self, more: Self) {
+        self.all += more.all;
+        self.bad += more.bad;
+    }
+}
+
 impl Suspicion {
     fn add(&mut self, tick: &Tick) {
         self.requests.all += tick.requests.all + tick.both_failed;
         self.requests.bad += tick.requests.bad + tick.both_failed;
-        for (sum, more) in [
-            (&mut self.rescues, tick.rescues),
-            (&mut self.probes, tick.probes),
-        ] {
-            sum.asked += more.asked;
-            sum.failed += more.failed;
-        }
+        // Of the quantiles the first has the most to say.
+        self.slow += tick.slow.first().copied().unwrap_or_default();
+        self.client_errors += tick.client_errors;
+        self.rescues += tick.rescues;
+        self.probes += tick.probes;
     }
 }
 
@@ -548,7 +715,6 @@ mod tests {
                     asked,
                     failed: both,
                 },
-                old_is_usable: true,
                 ..Tick::default()
             };
             self.watch.tick(&tick)
@@ -615,6 +781,56 @@ mod tests {
     }
 
     #[test]
+    fn an_outage_of_everything_is_held_although_it_leaves_no_evidence() {
+        let mut world = World::new(9, 0.0);
+        let (end, decision) = (1..40)
+            .find_map(|_| {
+                world.end += TICK;
+                let decision = world.watch.tick(&Tick {
+                    end: world.end,
+                    both_failed: 20,
+                    rescues: Tally {
+                        asked: 20,
+                        failed: 20,
+                    },
+                    ..Tick::default()
+                });
+                match decision {
+                    Decision::Watch | Decision::Suspect => None,
+                    decision => Some((world.end, decision)),
+                }
+            })
+            .expect("decided");
+        assert!(end <= 1.0, "{end}");
+        assert_eq!(
+            decision,
+            Decision::Hold {
+                why: "shared cause: 20 of the last 20 requests failed on both releases".to_owned()
+            }
+        );
+    }
+
+    #[test]
+    fn a_rule_of_thumb_undoes_a_release_only_where_it_is_told_to() {
+        for (action, undone) in [(RuleAction::Alert, false), (RuleAction::Rollback, true)] {
+            let mut rules = Rollback::default();
+            rules.rules.memory = action;
+            let mut world = World::with(10, 0.0, &rules);
+            let decision = world.watch.tick(&Tick {
+                end: TICK,
+                usage: Usage {
+                    memory: Some(0.95),
+                    cpu: None,
+                },
+                ..Tick::default()
+            });
+            let is_undone = matches!(decision, Decision::RollBack { .. });
+            assert_eq!(is_undone, undone, "{decision:?}");
+            assert_eq!(world.watch.alerts().len(), 1);
+        }
+    }
+
+    #[test]
     fn a_release_that_cannot_be_undone_is_held() {
         let rules = Rollback {
             r#unsafe: true,
@@ -633,7 +849,7 @@ mod tests {
             world.watch.tick(&Tick {
                 end: f64::from(at) * TICK,
                 requests: Seen { all: 50, bad: 50 },
-                old_is_usable: false,
+                old: Predecessor::Dead,
                 ..Tick::default()
             })
         });
@@ -651,7 +867,6 @@ mod tests {
         let mut world = World::new(5, 0.0);
         let decision = world.watch.tick(&Tick {
             end: TICK,
-            old_is_usable: true,
             hard: Some((
                 Cause::Container,
                 "web-green-1 was killed for memory".to_owned(),
@@ -675,6 +890,15 @@ mod tests {
         for (slow, client_errors, expected) in [(30, 0, Cause::Latency), (0, 25, Cause::ErrorRate)]
         {
             let mut world = World::new(6, 0.0);
+            let well = Tally {
+                asked: 5,
+                failed: 0,
+            };
+            let old = Probed {
+                failures: well,
+                slow: well,
+                client_errors: well,
+            };
             let found = (1..1_200).find_map(|at| {
                 let seen = |bad| Seen { all: 50, bad };
                 let decision = world.watch.tick(&Tick {
@@ -682,19 +906,49 @@ mod tests {
                     requests: seen(0),
                     slow: vec![seen(slow), seen(slow)],
                     client_errors: seen(client_errors),
-                    old_is_usable: true,
-                    probes: Tally {
-                        asked: 5,
-                        failed: 0,
-                    },
+                    probes: old,
                     ..Tick::default()
                 });
                 match decision {
-                    Decision::RollBack { cause, .. } => Some(cause),
+                    Decision::RollBack { cause, .. } => Some((at, cause)),
                     _ => None,
                 }
             });
-            assert_eq!(found, Some(expected));
+            let (ticks, cause) = found.expect("found");
+            assert_eq!(cause, expected);
+            // The gate does not wait: the old release is asked in the same respect.
+            assert!(ticks < 4 * 30 + 60, "{ticks} ticks");
         }
+    }
+
+    #[test]
+    fn what_is_slow_on_both_is_held() {
+        let mut world = World::new(7, 0.0);
+        let slow = Tally {
+            asked: 5,
+            failed: 4,
+        };
+        let seen = |bad| Seen { all: 50, bad };
+        let found = (1..1_200).find_map(|at| {
+            let decision = world.watch.tick(&Tick {
+                end: f64::from(at) * TICK,
+                requests: seen(0),
+                slow: vec![seen(40), seen(40)],
+                probes: Probed {
+                    slow,
+                    ..Probed::default()
+                },
+                ..Tick::default()
+            });
+            match decision {
+                Decision::Watch | Decision::Suspect => None,
+                decision => Some(decision),
+            }
+        });
+        let Some(Decision::Hold { why }) = found else {
+            panic!("{found:?}");
+        };
+        assert!(why.starts_with("shared cause: "), "{why}");
+        assert!(why.contains("probes in time"), "{why}");
     }
 }

@@ -247,13 +247,8 @@ impl Machine {
     }
 
     fn ordered(&mut self, now: Instant, command: Command) {
-        match command.order.clone() {
-            Order::Switch {
-                color,
-                services,
-                force,
-                release,
-            } => self.switch(now, &command, color, &services, force, release),
+        match &command.order {
+            Order::Switch { .. } => self.switch(now, &command),
             Order::RollBack => self.roll_back(now, &command),
             Order::Promote => self.promote(now, &command),
             Order::Abort => self.abort(now, &command),

@@ -10,10 +10,10 @@ use crate::switch::driver::Traffic;
 use crate::switch::gate::SlotReport;
 use crate::switch::outcome::{Outcome, Refusal};
 use crate::switch::record::Move;
-use crate::switch::verdict::{Observation, ServiceObservation, Verdict};
+use crate::switch::verdict::{Cause, Observation, ServiceObservation, Verdict};
 
 /// Between two samples of a watched cutover.
-const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 
 /// The shortest watch after a restart in the middle of one.
 const RESUMED: Duration = Duration::from_secs(60);
@@ -22,19 +22,21 @@ impl Machine {
     /// Watches a cutover that has just happened, unless nobody wants to.
     pub(super) fn observe(&mut self, now: Instant, run: Run) -> State {
         let observation = self.observation(&run, Duration::ZERO, &[], &[]);
-        if observation.observe().is_zero() {
+        if observation.observe().is_zero() && run.confirm_within.is_none() {
             return self.commit(now, run, Vec::new());
         }
         let _ = self.persist(None);
         State::Observing(self.watch_due(
             now,
             Watch {
+                confirm_by: run.confirm_within.map(|time| now + time),
                 run,
                 since: now,
                 next: now,
                 base: Vec::new(),
                 old: Vec::new(),
                 observation,
+                told: None,
             },
         ))
     }
@@ -44,7 +46,8 @@ impl Machine {
         let ends = [watch.observation.observe(), watch.observation.observe_max()];
         let ends = ends.map(|end| watch.since + end);
         let regular = now + SAMPLE_EVERY;
-        let next = ends.into_iter().filter(|end| *end > now).min();
+        let ends = ends.into_iter().chain(watch.confirm_by);
+        let next = ends.filter(|end| *end > now).min();
         watch.next = next.map_or(regular, |end| end.min(regular));
         let slot = |m: &Move| (m.service.clone(), m.from.color);
         self.out.push(Effect::Sample {
@@ -57,10 +60,11 @@ impl Machine {
     pub(super) fn sampled(&mut self, now: Instant, generation: Generation, samples: Vec<Sample>) {
         self.state = match self.take() {
             State::Observing(watch) if watch.run.generation == generation => {
-                State::Observing(self.ask(now, watch, samples))
+                State::Observing(self.ask(now, watch, None, samples))
             }
             State::Held(watch, hold) if watch.run.generation == generation => {
-                State::Held(self.ask(now, watch, samples), hold)
+                let reason = Some(hold.reason.clone());
+                State::Held(self.ask(now, watch, reason, samples), hold)
             }
             state @ (State::Idle
             | State::Probing(_)
@@ -72,12 +76,21 @@ impl Machine {
         };
     }
 
-    fn ask(&mut self, now: Instant, mut watch: Watch, samples: Vec<Sample>) -> Watch {
+    fn ask(
+        &mut self,
+        now: Instant,
+        mut watch: Watch,
+        held: Option<String>,
+        samples: Vec<Sample>,
+    ) -> Watch {
         if watch.base.is_empty() {
             watch.base.clone_from(&samples);
         }
         let elapsed = now.saturating_duration_since(watch.since);
         watch.observation = self.observation(&watch.run, elapsed, &watch.base, &samples);
+        watch.observation.held = held;
+        let left = |by: Instant| by.saturating_duration_since(now);
+        watch.observation.confirm_left = watch.confirm_by.map(left);
         let report = |m: &Move| {
             let sample = find(&samples, m)?;
             Some(SlotReport {
@@ -87,7 +100,11 @@ impl Machine {
             })
         };
         watch.old = watch.run.moves.iter().filter_map(report).collect();
-        if let Some(waiter) = watch.run.waiter() {
+        let second = watch.observation.elapsed.as_secs();
+        if watch.told != Some(second)
+            && let Some(waiter) = watch.run.waiter()
+        {
+            watch.told = Some(second);
             self.report(waiter, Progress::Observing(watch.observation.clone()));
         }
         self.out.push(Effect::Judge(watch.observation.clone()));
@@ -112,6 +129,8 @@ impl Machine {
             Some(ServiceObservation {
                 service: m.service.clone(),
                 color: m.to.color,
+                from: m.from,
+                to: m.to,
                 new: since(m.to.color),
                 old: since(m.from.color),
                 observe: rules.observe,
@@ -122,6 +141,8 @@ impl Machine {
         Observation {
             generation: run.generation,
             elapsed,
+            held: None,
+            confirm_left: None,
             services: run.moves.iter().filter_map(service).collect(),
         }
     }
@@ -152,8 +173,18 @@ impl Machine {
         verdict: Verdict,
     ) -> State {
         let over = watch.observation.elapsed >= watch.observation.observe_max();
+        let verdict = match (watch.confirm_by, verdict) {
+            (_, verdict @ Verdict::RollBack { .. }) | (None, verdict) => verdict,
+            (Some(by), _) if now >= by => Verdict::RollBack {
+                cause: Cause::Operator,
+                reason: "not confirmed in time with proxyctl promote".to_owned(),
+            },
+            // Nobody has confirmed it yet.
+            (Some(_), Verdict::Keep) => return State::Observing(watch),
+            (Some(_), verdict) => verdict,
+        };
         match verdict {
-            Verdict::Undecided if !over => {
+            Verdict::Undecided if !over || watch.confirm_by.is_some() => {
                 if held.is_some() {
                     self.record_hold(None);
                 }
@@ -242,17 +273,21 @@ impl Machine {
             target: watched.target,
             release: None,
             moves,
+            confirm_within: watched.confirm_ms.map(Duration::from_millis),
             reported: false,
         };
         let observation = self.observation(&run, Duration::ZERO, &[], &[]);
         let passed = elapsed.min(observation.observe().saturating_sub(RESUMED));
+        let left = |time: Duration| now + time.saturating_sub(elapsed);
         let watch = Watch {
+            confirm_by: run.confirm_within.map(left),
             run,
             since: now.checked_sub(passed).unwrap_or(now),
             next: now,
             base: Vec::new(),
             old: Vec::new(),
             observation,
+            told: None,
         };
         self.state = match watched.held {
             Some(reason) => State::Held(watch, Hold { reason }),

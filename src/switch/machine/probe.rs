@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::state::{Probing, Run, State, Switching, services};
-use super::words::{Command, Effect, Event, Progress};
+use super::words::{Command, Effect, Event, Order, Progress};
 use super::{Machine, WRITE_PATIENCE};
-use crate::model::{Color, Generation, Release, ServiceName};
+use crate::model::{Color, Generation, ServiceName};
 use crate::switch::gate::{GateFailure, Ready, SlotReport};
 use crate::switch::outcome::{Outcome, Refusal};
 use crate::switch::record::{Cutover, Intent, Live, Move, Watched};
@@ -14,15 +14,17 @@ use crate::switch::record::{Cutover, Intent, Live, Move, Watched};
 const CHECK_EVERY: Duration = Duration::from_millis(250);
 
 impl Machine {
-    pub(super) fn switch(
-        &mut self,
-        now: Instant,
-        command: &Command,
-        color: Color,
-        asked: &[ServiceName],
-        force: bool,
-        release: Option<Release>,
-    ) {
+    pub(super) fn switch(&mut self, now: Instant, command: &Command) {
+        let Order::Switch {
+            color,
+            services: ref asked,
+            force,
+            ref release,
+            confirm_within,
+        } = command.order
+        else {
+            return;
+        };
         self.state = match self.take() {
             State::Idle => match self.choose(command.generation, color, asked) {
                 Ok(moves) if moves.is_empty() => {
@@ -35,8 +37,9 @@ impl Machine {
                         actor: command.actor.clone(),
                         why: command.why.clone(),
                         target: color,
-                        release,
+                        release: release.clone(),
                         moves,
+                        confirm_within,
                         reported: false,
                     };
                     self.accept(now, run, force)
@@ -282,6 +285,7 @@ impl Machine {
                 since_ms: 0,
                 crashes: 0,
                 held: None,
+                confirm_ms: run.confirm_within.map(millis),
             }),
         });
         let forced = ready.is_forced();
@@ -302,4 +306,8 @@ impl Machine {
         self.ledger.moved = Some((self.ledger.written, command, moves));
         state
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -21,6 +21,9 @@ impl World {
                 services: if whom < 128 { vec![] } else { vec![service] },
                 force: amount % 8 < 2,
                 release: None,
+                // Some are to be confirmed, within the watch or after it.
+                confirm_within:
+                    (amount % 16 < 4).then(|| Duration::from_secs(u64::from(amount % 40))),
             })),
             2 => drop(self.order(Order::RollBack)),
             3 => drop(self.order(Order::Promote)),

@@ -1,6 +1,6 @@
 //! The states of one switch, each with what it knows.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::words::{Sample, Ticket};
 use crate::model::{Color, Generation, Release, ServiceName};
@@ -73,6 +73,8 @@ pub(super) struct Run {
     pub(super) target: Color,
     pub(super) release: Option<Release>,
     pub(super) moves: Vec<Move>,
+    /// It is undone unless somebody promotes it within this time after the cutover.
+    pub(super) confirm_within: Option<Duration>,
     /// Its outcome was told already: it is held past its longest watch.
     pub(super) reported: bool,
 }
@@ -131,11 +133,15 @@ pub(super) struct Watch {
     pub(super) run: Run,
     pub(super) since: Instant,
     pub(super) next: Instant,
+    /// It is undone then, unless somebody promotes it before.
+    pub(super) confirm_by: Option<Instant>,
     /// The counters at the cutover; empty until the first sample.
     pub(super) base: Vec<Sample>,
     /// The old slots as of the last sample.
     pub(super) old: Vec<SlotReport>,
     pub(super) observation: Observation,
+    /// The second that was told last.
+    pub(super) told: Option<u64>,
 }
 
 /// Why a watch needs a person.

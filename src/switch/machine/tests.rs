@@ -19,6 +19,7 @@ fn to(color: Color) -> Order {
         services: Vec::new(),
         force: false,
         release: None,
+        confirm_within: None,
     }
 }
 
@@ -28,6 +29,7 @@ fn only(color: Color, service: &str) -> Order {
         services: vec![service.into()],
         force: false,
         release: None,
+        confirm_within: None,
     }
 }
 
@@ -37,6 +39,7 @@ fn forced(color: Color) -> Order {
         services: Vec::new(),
         force: true,
         release: None,
+        confirm_within: None,
     }
 }
 
@@ -444,6 +447,56 @@ fn a_judge_that_never_decides_is_bounded_by_observe_max() {
     assert_eq!(world.code(command), Some(0));
 }
 
+fn confirmed_within(color: Color, seconds: u64) -> Order {
+    Order::Switch {
+        color,
+        services: Vec::new(),
+        force: false,
+        release: None,
+        confirm_within: Some(Duration::from_secs(seconds)),
+    }
+}
+
+#[test]
+fn a_switch_that_nobody_confirms_is_undone_however_well_it_went() {
+    let mut world = world();
+    let command = world.order(confirmed_within(Green, 8 * OBSERVE));
+    world.requests += 10_000;
+    // Past the shortest watch and past the longest one.
+    world.seconds(8 * OBSERVE - 1);
+    assert_eq!(world.phase(), Phase::Observing);
+    assert_eq!(world.code(command), None);
+    world.seconds(2);
+    assert_eq!(world.code(command), Some(4));
+    assert!(world.said(command).contains("not confirmed"));
+    assert_eq!(world.live(), [(Blue, 1); 3]);
+}
+
+#[test]
+fn a_switch_that_is_confirmed_stays() {
+    let mut world = world();
+    let command = world.order(confirmed_within(Green, 8 * OBSERVE));
+    world.seconds(2);
+    let promote = world.order(Order::Promote);
+    world.seconds(8 * OBSERVE);
+    assert_eq!(world.code(promote), Some(0));
+    assert_eq!(world.code(command), Some(0));
+    assert!(world.live().iter().all(|(color, _)| *color == Green));
+}
+
+#[test]
+fn nothing_unconfirmed_goes_back_to_an_old_release_that_is_down() {
+    let mut world = world();
+    let command = world.order(confirmed_within(Green, OBSERVE));
+    world.all(Blue, Slot::Down);
+    world.seconds(OBSERVE + 2);
+    assert_eq!(world.phase(), Phase::Held);
+    assert_eq!(world.code(command), None);
+    world.all(Blue, Slot::Healthy);
+    world.seconds(2);
+    assert_eq!(world.code(command), Some(4));
+}
+
 #[test]
 fn promote_keeps_and_abort_undoes_what_is_observed() {
     let mut world = world();
@@ -530,6 +583,7 @@ fn the_release_label_follows_the_switch() {
         services: vec!["web".into()],
         force: false,
         release: Some("v2".into()),
+        confirm_within: None,
     });
     let status = world.machine.status();
     let labels: Vec<_> = status

@@ -106,6 +106,8 @@ pub enum Order {
         force: bool,
         /// Label of what runs in the target slots.
         release: Option<Release>,
+        /// Go back unless it is confirmed within this time.
+        confirm_within: Option<Duration>,
     },
     /// Undo the last cutover.
     RollBack,

@@ -559,6 +559,9 @@ impl World {
     pub(super) fn ends(&mut self) {
         self.disk = Disk::Works;
         self.verdict = None;
+        for state in self.slots.values_mut() {
+            *state = Slot::Healthy;
+        }
         self.writes();
         self.pass(Duration::from_secs(3600));
         assert!(self.machine.is_at_rest(), "never ends: {:?}", self.machine);
