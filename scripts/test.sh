@@ -36,8 +36,9 @@ step "tests"
 # The load tests run optimised programs.
 # With fail points, for the tests that kill the daemon in the middle of a write.
 cargo build --locked --profile fast --features failpoints --bins
-export CUTOVER_BIN="$PWD/target/fast/cutover"
-export PROXYCTL_BIN="$PWD/target/fast/proxyctl"
+built=$(realpath "${CARGO_TARGET_DIR:-target}")
+export CUTOVER_BIN="$built/fast/cutover"
+export PROXYCTL_BIN="$built/fast/proxyctl"
 if command -v cargo-nextest >/dev/null; then
     INSTA_UPDATE=no cargo nextest run --locked --no-fail-fast
 else
