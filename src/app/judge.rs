@@ -115,6 +115,8 @@ struct Watching {
     /// Rules of thumb that were told.
     told: Vec<Rule>,
     highest_rate: u32,
+    /// After a restart: it may still be starting, and has the time that a recovery gives it.
+    is_awaited: bool,
     rescue_rate: u32,
 }
 
@@ -146,6 +148,7 @@ impl Evidence {
             publisher.watch(&seen.service, &old, &new, frozen);
         }
         let horizon = seen.observe_max.max(seen.observe).as_secs_f64();
+        let is_awaited = known.is_some();
         let (limits, highest_rate) = match known {
             Some(known) => (known.limits, known.highest_rate),
             None => (limits(&rules, &old), old.evidence().highest_rate()),
@@ -176,6 +179,7 @@ impl Evidence {
             last_probes: probes(old.slot()),
             told: Vec::new(),
             highest_rate,
+            is_awaited,
             new,
             old,
             decided: None,
@@ -481,6 +485,11 @@ impl Watching {
             warn!(service = %seen.service, "container: {why}");
         }
         let upstreams = self.new.slot().upstreams();
+        let is_up = |upstream: &Arc<Upstream>| upstream.probe().state == Availability::Healthy;
+        self.is_awaited &= !upstreams.iter().any(is_up);
+        if self.is_awaited {
+            return None;
+        }
         let down = |availability| availability == Availability::Down;
         let all_down = !upstreams.is_empty()
             && (upstreams.iter()).all(|upstream| down(upstream.probe().state));
