@@ -7,9 +7,7 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use cutover::config::Rollback;
 use cutover::switch::evidence::attribution::Tally;
-use cutover::switch::evidence::{
-    Baseline, LimitRules, Limits, Part, Probed, Seen, Shares, Tick, Watch,
-};
+use cutover::switch::evidence::{Baseline, LimitRules, Limits, Part, Probed, Seen, Tick, Watch};
 
 /// A watch of half an hour with every test of a service.
 fn watch(rules: &Rollback) -> Watch {
@@ -21,13 +19,7 @@ fn watch(rules: &Rollback) -> Watch {
         parts: vec![part; 60],
         short: false,
     };
-    let shares = Shares::of(rules.alpha);
-    let limit = baseline.limit(&LimitRules {
-        ratio: rules.errors.ratio,
-        floor: rules.errors.floor,
-        without_baseline: rules.baseline.no_baseline_limit,
-        alpha: shares.baseline,
-    });
+    let limit = baseline.limit(&LimitRules::of(rules));
     let limits = Limits {
         slow: vec![0.15, 0.02],
         client_errors: Some(0.01),

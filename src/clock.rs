@@ -1,7 +1,7 @@
 //! The only caller of `now()`. Everything else takes time as an argument or asks here, so a
 //! test can run on a fake clock.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Monotonic time: for deadlines, ages and rates. Unaffected by clock steps.
 #[must_use]
@@ -15,6 +15,18 @@ pub fn now() -> Instant {
 pub fn wall() -> SystemTime {
     #[allow(clippy::disallowed_methods, reason = "this is the one place that asks")]
     SystemTime::now()
+}
+
+/// Whole milliseconds; what does not fit, half a billion years, is the largest number.
+#[must_use]
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds since 1970 UTC, as records keep a time; 0 before it.
+#[must_use]
+pub fn epoch_ms(time: SystemTime) -> u64 {
+    millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Wall-clock time as RFC 3339 in UTC with milliseconds, as every log line and record shows it.

@@ -5,9 +5,9 @@
 //! ```text
 //! wiring    app
 //! control   admin
-//! planes    proxy   switch   health   acme
-//! shared    pool   tls   http
-//! words     model   config   clock   metrics
+//! planes    proxy   switch   health   acme   notify
+//! shared    pool   tls   http   history
+//! words     model   config   clock   disk   metrics
 //! ```
 
 pub mod acme;
@@ -15,6 +15,7 @@ pub mod admin;
 pub mod app;
 pub mod clock;
 pub mod config;
+mod disk;
 pub mod health;
 pub mod history;
 pub mod http;

@@ -5,7 +5,7 @@
 use cutover::config::Rollback;
 use cutover::switch::evidence::attribution::Tally;
 use cutover::switch::evidence::{
-    Baseline, Decision, LimitRules, Limits, Part, Probed, Seen, Shares, Tick, Watch,
+    Baseline, Decision, LimitRules, Limits, Part, Probed, Seen, Tick, Watch,
 };
 
 const TICK: f64 = 0.25;
@@ -88,12 +88,7 @@ impl Traffic {
 fn limits(baseline: &Baseline) -> Limits {
     let rules = Rollback::default();
     Limits {
-        failures: baseline.limit(&LimitRules {
-            ratio: rules.errors.ratio,
-            floor: rules.errors.floor,
-            without_baseline: rules.baseline.no_baseline_limit,
-            alpha: Shares::of(rules.alpha).baseline,
-        }),
+        failures: baseline.limit(&LimitRules::of(&rules)),
         slow: Vec::new(),
         client_errors: None,
     }

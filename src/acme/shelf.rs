@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::issuer::folder;
 use super::names::NameSet;
 use super::plan::Journal;
-use crate::tls::disk;
+use crate::disk;
 
 /// The folders of one `state_dir`.
 #[derive(Clone, Debug)]

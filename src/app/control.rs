@@ -163,15 +163,13 @@ impl DaemonControl {
     ) -> Result<(), ControlError> {
         let quarantine = &self.0.quarantine;
         if request.force {
-            quarantine.release(&request.services, request.target);
+            if quarantine.release(&request.services, request.target) {
+                let daemon = Arc::clone(&self.0);
+                tokio::task::spawn_blocking(move || daemon.quarantine.save());
+            }
             return Ok(());
         }
-        let status = switchboard.status();
-        let known = |service: &ServiceName| {
-            let mut services = status.iter().flat_map(|stack| &stack.services);
-            let found = services.find(|known| known.service == *service)?;
-            found.releases[request.target.index()].clone()
-        };
+        let known = |service: &ServiceName| switchboard.release(service, request.target);
         let release = request.release.as_ref();
         let config = self.0.config.load();
         let cooldown = |service: &ServiceName| {
@@ -390,13 +388,14 @@ fn told(outcome: switch::Outcome) -> Result<Outcome, ControlError> {
 
 /// What failed, for a switch that was rolled back by the verdict.
 fn explained(daemon: &Daemon, mut outcome: Outcome) -> Outcome {
-    if outcome.result != OutcomeKind::RolledBack {
-        return outcome;
-    }
-    for (_, shown) in daemon.verdicts.all() {
-        if shown.why.is_some() {
-            outcome.details.extend(judge::failures(&shown.failures));
-        }
+    if outcome.result == OutcomeKind::RolledBack {
+        // A person's rollback needs no reason.
+        let is_judged = |service: &&ServiceName| {
+            let shown = daemon.verdicts.of(service);
+            shown.is_some_and(|shown| shown.why.is_some())
+        };
+        let judged: Vec<_> = outcome.services.iter().filter(is_judged).cloned().collect();
+        outcome.details = daemon.verdicts.failures(&judged);
     }
     outcome
 }

@@ -207,14 +207,13 @@ fn after_a_rollback(daemon: &Arc<Daemon>, switchboard: &Switchboard, event: &Eve
     for moved in moves {
         let service = config.services.iter().find(|s| s.name == moved.service);
         if service.is_some_and(|service| service.rollback.after.quarantine) {
-            let status = switchboard.status();
-            let known = status.iter().flat_map(|stack| &stack.services);
-            let release = known
-                .filter(|known| known.service == moved.service)
-                .find_map(|known| known.releases[moved.from.color.index()].clone());
+            let color = moved.from.color;
+            let release = switchboard.release(&moved.service, color);
             daemon
                 .quarantine
-                .add(&moved.service, moved.from.color, release, reason);
+                .add(&moved.service, color, release, reason);
+            let daemon = Arc::clone(daemon);
+            tokio::task::spawn_blocking(move || daemon.quarantine.save());
         }
         let limit = daemon.verdicts.of(&moved.service);
         let limit = limit.map_or(0.1, |shown| shown.limit.rate);

@@ -16,6 +16,7 @@ use super::notes;
 use super::publisher::quantiles;
 use super::replay::Replays;
 use crate::admin::wire::{FailingRoute, FailureSample, JudgeReport, JudgeService, Share};
+use crate::clock;
 use crate::config::{AfterAction, Rollback, RollbackMode, RuleAction};
 use crate::history::Entry;
 use crate::http::Client;
@@ -24,17 +25,10 @@ use crate::pool::{Availability, Failures, Pool, Slot, Totals, Upstream};
 use crate::switch::evidence::alerts::{Alert, Rule};
 use crate::switch::evidence::attribution::Tally;
 use crate::switch::evidence::{
-    Baseline, Decision, Limit, LimitRules, Limits, Numbers, Part, Predecessor, Probed, Seen,
-    Shares, Tick, Watch,
+    Decision, Limit, Limits, Numbers, Predecessor, Probed, Seen, Tick, Watch,
 };
 use crate::switch::{Cause, Containers, Judge, Observation, ServiceObservation, Verdict, plain};
 
-/// Parts that a baseline is cut into.
-const PARTS: usize = 60;
-/// Requests that say something of latency or client errors before.
-const HABIT: u64 = 100;
-/// The least that client errors on good routes are allowed.
-const CLIENT_ERRORS: f64 = 0.01;
 /// Age of the probes that a rollback relies on.
 const FRESH: Duration = Duration::from_secs(5);
 /// A hold ends when nothing was suspicious for this long.
@@ -54,7 +48,7 @@ pub(super) struct Shown {
     pub(super) elapsed: Duration,
     pub(super) numbers: Numbers,
     pub(super) limit: Limit,
-    pub(super) state: &'static str,
+    pub(super) state: State,
     pub(super) why: Option<String>,
     pub(super) mode: RollbackMode,
     pub(super) slow: [(u64, u64); 2],
@@ -62,6 +56,27 @@ pub(super) struct Shown {
     pub(super) alerts: Vec<Alert>,
     pub(super) failures: Failures,
     pub(super) over: bool,
+}
+
+/// What the last look decided, without its reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Watching,
+    Suspicious,
+    Held,
+    Rollback,
+}
+
+impl State {
+    /// The word in `judge`.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Watching => "watching",
+            Self::Suspicious => "suspicious",
+            Self::Held => "held",
+            Self::Rollback => "rollback",
+        }
+    }
 }
 
 impl Verdicts {
@@ -75,6 +90,13 @@ impl Verdicts {
 
     pub(super) fn of(&self, service: &ServiceName) -> Option<Shown> {
         self.lock().get(service).cloned()
+    }
+
+    /// What failed on these services, a line each.
+    pub(super) fn failures(&self, services: &[ServiceName]) -> Vec<String> {
+        let known = self.lock();
+        let shown = services.iter().filter_map(|service| known.get(service));
+        shown.flat_map(|shown| failures(&shown.failures)).collect()
     }
 
     /// The watch is over.
@@ -107,7 +129,7 @@ struct Watching {
     old: Arc<Pool>,
     last: Totals,
     last_probes: Tally,
-    decided: Option<&'static str>,
+    decided: Option<State>,
     /// Why both slots are kept, and since when nothing was suspicious.
     held: Option<(String, Instant)>,
     /// It was told that it is suspicious.
@@ -151,7 +173,13 @@ impl Evidence {
         let is_awaited = known.is_some();
         let (limits, highest_rate) = match known {
             Some(known) => (known.limits, known.highest_rate),
-            None => (limits(&rules, &old), old.evidence().highest_rate()),
+            None => {
+                let before = old.evidence();
+                let (quantiles, factor) = quantiles(&rules.latency);
+                let habits = before.habits(quantiles, factor);
+                let limits = Limits::of(&rules, &before.minutes(), &habits);
+                (limits, before.highest_rate())
+            }
         };
         self.keep(seen, &new, &limits, highest_rate);
         let limit = limits.failures;
@@ -242,10 +270,10 @@ impl Evidence {
             self.replays.ask(&seen.service, old, new, rate);
         }
         let (state, why) = match &decision {
-            Decision::Watch => ("watching", None),
-            Decision::Suspect => ("suspicious", None),
-            Decision::RollBack { why, .. } => ("rollback", Some(why.clone())),
-            Decision::Hold { why } => ("held", Some(why.clone())),
+            Decision::Watch => (State::Watching, None),
+            Decision::Suspect => (State::Suspicious, None),
+            Decision::RollBack { why, .. } => (State::Rollback, Some(why.clone())),
+            Decision::Hold { why } => (State::Held, Some(why.clone())),
         };
         let totals = watching.last;
         let mut shown = self.daemon.verdicts.lock();
@@ -313,7 +341,7 @@ impl Evidence {
                 continue;
             };
             if watching.rules.mode != RollbackMode::Enforce
-                || watching.decided != Some("suspicious")
+                || watching.decided != Some(State::Suspicious)
             {
                 continue;
             }
@@ -594,15 +622,10 @@ pub(super) fn report(verdicts: &Verdicts) -> JudgeReport {
         JudgeService {
             service,
             color: shown.color,
-            state: shown.state.to_owned(),
+            state: shown.state.as_str().to_owned(),
             over: shown.over,
-            mode: match shown.mode {
-                RollbackMode::Enforce => "enforce",
-                RollbackMode::Observe => "observe",
-                RollbackMode::Off => "off",
-            }
-            .to_owned(),
-            elapsed_ms: u64::try_from(shown.elapsed.as_millis()).unwrap_or(u64::MAX),
+            mode: shown.mode.as_str().to_owned(),
+            elapsed_ms: clock::millis(shown.elapsed),
             why: shown.why,
             requests: share((numbers.requests, numbers.failures)),
             before: share((limit.requests, limit.failures)),
@@ -634,7 +657,7 @@ pub(super) fn report(verdicts: &Verdicts) -> JudgeReport {
 }
 
 /// What failed most, and some of it, a line each.
-pub(super) fn failures(failures: &Failures) -> Vec<String> {
+fn failures(failures: &Failures) -> Vec<String> {
     let routes = failures.routes.iter().take(5);
     let routes = routes.map(|(route, what, count)| format!("{route}: {what}, {count} times"));
     let samples = failures.samples.iter();
@@ -651,112 +674,4 @@ fn probes(slot: &Slot) -> Tally {
         tally.failed += failed;
     }
     tally
-}
-
-/// What a release is held to, from what its predecessor did.
-fn limits(rules: &Rollback, old: &Pool) -> Limits {
-    let shares = Shares::of(rules.alpha);
-    let baseline = baseline(rules, &old.evidence().minutes());
-    let failures = baseline.limit(&LimitRules {
-        ratio: rules.errors.ratio,
-        floor: rules.errors.floor,
-        without_baseline: rules.baseline.no_baseline_limit,
-        alpha: shares.baseline,
-    });
-    let (quantiles, factor) = quantiles(&rules.latency);
-    let habits = old.evidence().habits(quantiles, factor);
-    let rate = |all, bad, ratio, floor, alpha| {
-        let parts = vec![Part {
-            requests: all,
-            failures: bad,
-        }];
-        let baseline = Baseline {
-            parts,
-            short: false,
-        };
-        let rules = LimitRules {
-            ratio,
-            floor,
-            without_baseline: floor,
-            alpha,
-        };
-        baseline.limit(&rules).rate
-    };
-    let slow = if habits.timed < HABIT {
-        Vec::new()
-    } else {
-        let floors = rules.latency.floor.iter().copied().chain([0.005; 2]);
-        let each = habits.slow.iter().zip(floors);
-        each.map(|(slow, floor)| {
-            let ratio = rules.latency.ratio;
-            rate(habits.timed, *slow, ratio, floor, shares.latency_baseline)
-        })
-        .collect()
-    };
-    let client_errors = (habits.good >= HABIT).then(|| {
-        let ratio = rules.errors.ratio;
-        rate(
-            habits.good,
-            habits.client_errors,
-            ratio,
-            CLIENT_ERRORS,
-            shares.latency_baseline,
-        )
-    });
-    Limits {
-        failures,
-        slow,
-        client_errors,
-    }
-}
-
-/// The shortest window that is long enough, from counts of minutes, the newest last.
-fn baseline(rules: &Rollback, minutes: &[(u64, u64)]) -> Baseline {
-    let of = |time: Duration| usize::try_from(time.as_secs() / 60).unwrap_or(usize::MAX);
-    let (least, most) = (of(rules.baseline.min_window), of(rules.baseline.max_window));
-    let mut taken = Vec::new();
-    let mut requests = 0;
-    for (count, failed) in minutes.iter().rev().take(most) {
-        if taken.len() >= least && requests >= rules.baseline.min_requests {
-            break;
-        }
-        requests += count;
-        taken.push(Part {
-            requests: *count,
-            failures: *failed,
-        });
-    }
-    let short = taken.len() < least;
-    let each = taken.len().div_ceil(PARTS).max(1);
-    let sum = |parts: &[Part]| {
-        parts.iter().fold(Part::default(), |sum, part| Part {
-            requests: sum.requests + part.requests,
-            failures: sum.failures + part.failures,
-        })
-    };
-    Baseline {
-        parts: taken.chunks(each).map(sum).collect(),
-        short,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_baseline_is_the_shortest_window_that_is_long_enough() {
-        let rules = Rollback::default();
-        let busy = vec![(20_000, 2); 30];
-        let taken = baseline(&rules, &busy);
-        assert_eq!(taken.parts.len(), 10);
-        assert!(!taken.short);
-        let quiet = vec![(10, 0); 3000];
-        let taken = baseline(&rules, &quiet);
-        assert_eq!(taken.parts.len(), 60, "a day in parts of 24 minutes");
-        assert_eq!(taken.total().requests, 14_400);
-        let new = baseline(&rules, &[(50, 1), (60, 0)]);
-        assert!(new.short);
-        assert_eq!(new.total().failures, 1);
-    }
 }

@@ -1,7 +1,8 @@
-//! What outlives a process beside the journal: counts of the past, and what was quarantined.
+//! What outlives a process beside the journal: counts of the past, what a release under watch is
+//! held to, and what was quarantined.
 //!
-//! Losing either is no danger: a baseline begins anew and tolerates more, a quarantine is
-//! forgotten. So both are small files that are replaced whole, and never waited for.
+//! Losing any of it is no danger: a baseline begins anew and tolerates more, a quarantine is
+//! forgotten. So these are small files that are replaced whole, and never waited for.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,10 +13,10 @@ use tracing::warn;
 
 use super::daemon::Daemon;
 use crate::clock;
+use crate::disk;
 use crate::model::{Color, Generation, Release, ServiceName};
 use crate::pool::Frozen;
 use crate::switch::evidence::Limits;
-use crate::tls::disk;
 
 /// Seconds between two saves.
 const SAVE_EVERY: u32 = 60;
@@ -181,10 +182,14 @@ impl Quarantine {
             service: service.clone(),
             color,
             release,
-            since_ms: now_ms(),
+            since_ms: clock::epoch_ms(clock::wall()),
             why: why.to_owned(),
         });
-        write(&self.file, &held);
+    }
+
+    /// Writes what is held. Blocks.
+    pub(super) fn save(&self) {
+        write(&self.file, &lock(&self.held));
     }
 
     /// Why a switch of these services (none: all) to `color` is refused, if it is: the same
@@ -203,7 +208,8 @@ impl Quarantine {
         };
         held.iter().filter(of_them).find_map(|one| {
             let asked = release.cloned().or_else(|| known(&one.service));
-            let age = Duration::from_millis(now_ms().saturating_sub(one.since_ms));
+            let age =
+                Duration::from_millis(clock::epoch_ms(clock::wall()).saturating_sub(one.since_ms));
             let same = match (&one.release, &asked) {
                 (Some(bad), Some(asked)) => bad == asked,
                 _ => age < cooldown(&one.service),
@@ -223,22 +229,15 @@ impl Quarantine {
         })
     }
 
-    /// Somebody insists.
-    pub(super) fn release(&self, services: &[ServiceName], color: Color) {
+    /// Somebody insists. True: there was something to let go.
+    pub(super) fn release(&self, services: &[ServiceName], color: Color) -> bool {
         let mut held = lock(&self.held);
         let before = held.len();
         held.retain(|one| {
             one.color != color || !(services.is_empty() || services.contains(&one.service))
         });
-        if held.len() != before {
-            write(&self.file, &held);
-        }
+        held.len() != before
     }
-}
-
-fn now_ms() -> u64 {
-    let since = clock::wall().duration_since(std::time::SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
 }
 
 fn read<T: for<'de> Deserialize<'de>>(file: &Path) -> Vec<T> {

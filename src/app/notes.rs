@@ -5,7 +5,6 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 use super::daemon::Daemon;
-use super::judge;
 use crate::acme;
 use crate::admin::wire::Done;
 use crate::history::Entry;
@@ -42,7 +41,7 @@ pub(super) fn of_switch(daemon: &Daemon, event: &Event) -> Option<Note> {
         Event::Held { reason, services } => Some(Note {
             text: reason.clone(),
             services: services.clone(),
-            details: details(daemon, services),
+            details: daemon.verdicts.failures(services),
             ..Note::new(
                 EventKind::Held,
                 format!("{}: held, somebody must decide", list(services)),
@@ -61,7 +60,7 @@ pub(super) fn of_switch(daemon: &Daemon, event: &Event) -> Option<Note> {
             let details = if *cause == Cause::Operator {
                 Vec::new()
             } else {
-                details(daemon, &services)
+                daemon.verdicts.failures(&services)
             };
             let numbers = daemon.verdicts.of(services.first()?);
             let numbers = numbers.filter(|_| *cause != Cause::Operator);
@@ -110,14 +109,6 @@ pub(super) fn of_switch(daemon: &Daemon, event: &Event) -> Option<Note> {
         )),
         Event::SwitchAccepted { .. } | Event::DrainBegan { .. } | Event::Drained { .. } => None,
     }
-}
-
-/// What failed, if a verdict knows.
-fn details(daemon: &Daemon, services: &[ServiceName]) -> Vec<String> {
-    let shown = services.iter().filter_map(|name| daemon.verdicts.of(name));
-    shown
-        .flat_map(|shown| judge::failures(&shown.failures))
-        .collect()
 }
 
 /// What was done besides switches, as the history has it.

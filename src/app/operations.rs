@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tracing::warn;
@@ -58,7 +58,7 @@ pub(super) async fn operate(
             let record = on.then(|| MaintenanceRecord {
                 message,
                 by: actor.to_string(),
-                since_ms: now_ms(),
+                since_ms: clock::epoch_ms(clock::wall()),
             });
             let keys = keys(&config, services, &sites)?;
             entry.services = keys
@@ -71,7 +71,7 @@ pub(super) async fn operate(
         Operation::Freeze { why, for_ms } => {
             entry.what = "freeze".to_owned();
             entry.why.clone_from(&why);
-            let now = now_ms();
+            let now = clock::epoch_ms(clock::wall());
             let freeze = Freeze {
                 why,
                 by: actor.to_string(),
@@ -261,9 +261,4 @@ fn keys(
         ));
     }
     Ok(keys)
-}
-
-fn now_ms() -> u64 {
-    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -195,7 +195,7 @@ fn blocking(
         method: one.method.to_string(),
         path: one.path.into(),
         client: one.client.to_string(),
-        age_ms: millis(now.saturating_duration_since(one.since)),
+        age_ms: clock::millis(now.saturating_duration_since(one.since)),
     };
     listed.into_iter().map(shown).collect()
 }
@@ -215,12 +215,12 @@ fn drains(
             color: drain.pool.color,
             generation: drain.pool.generation.0,
             in_flight: InFlight::from_counts(drain.in_flight),
-            elapsed_ms: drain
-                .since
-                .map_or(0, |since| millis(now.saturating_duration_since(since))),
+            elapsed_ms: drain.since.map_or(0, |since| {
+                clock::millis(now.saturating_duration_since(since))
+            }),
             deadline_ms: drain
                 .deadline
-                .map_or(0, |at| millis(at.saturating_duration_since(now))),
+                .map_or(0, |at| clock::millis(at.saturating_duration_since(now))),
             blocking: blocking(daemon, service, drain.pool.generation, now),
         })
         .collect()
@@ -248,20 +248,20 @@ pub(super) fn switch_status(stack: &StackStatus, now: Instant) -> Option<SwitchS
     });
     let gate_left = stack
         .gate_deadline
-        .map(|deadline| millis(deadline.saturating_duration_since(stack.since)));
+        .map(|deadline| clock::millis(deadline.saturating_duration_since(stack.since)));
     Some(SwitchStatus {
         services: run.services.clone(),
         target: run.target,
         phase,
         actor: run.actor.clone(),
         elapsed_ms: observation.map_or_else(
-            || millis(now.saturating_duration_since(stack.since)),
-            |observation| millis(observation.elapsed),
+            || clock::millis(now.saturating_duration_since(stack.since)),
+            |observation| clock::millis(observation.elapsed),
         ),
         planned_ms: observation
-            .map(|observation| millis(observation.observe()))
+            .map(|observation| clock::millis(observation.observe()))
             .or(gate_left),
-        limit_ms: observation.map(|observation| millis(observation.observe_max())),
+        limit_ms: observation.map(|observation| clock::millis(observation.observe_max())),
         requests: seen.map_or(0, |seen| seen.requests),
         requests_needed: observation.map(switch::Observation::needed),
         canary: None,
@@ -341,8 +341,4 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
 
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 1e2
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

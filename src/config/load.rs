@@ -100,8 +100,10 @@ fn alone(file: &str, (line, column): (usize, usize), message: String) -> Diagnos
         message,
     }])
 }
+
 /// A setting that was typed at a terminal as the configuration would have it: what is no value of
 /// TOML is a text whose quotes were left out, such as `10m`.
+#[must_use]
 pub fn as_value(typed: &str) -> String {
     match format!("x = {typed}").parse::<toml::Table>() {
         Ok(_) if !typed.is_empty() => typed.to_owned(),

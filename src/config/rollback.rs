@@ -61,6 +61,18 @@ pub enum RollbackMode {
     Off,
 }
 
+impl RollbackMode {
+    /// As the configuration spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Baseline before the cutover.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RollbackBaseline {

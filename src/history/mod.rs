@@ -105,7 +105,7 @@ impl History {
     pub fn open(state_dir: &Path, keep: Keep) -> Self {
         let path = state_dir.join(FILE);
         let mut entries = read(&path);
-        prune(&mut entries, keep, now_ms());
+        prune(&mut entries, keep, clock::epoch_ms(clock::wall()));
         if let Err(error) = rewrite(&path, &entries) {
             tracing::warn!(%error, path = %path.display(), "the history cannot be written");
         }
@@ -127,7 +127,7 @@ impl History {
 
     /// Adds what was done now. Never waits.
     pub fn add(&self, mut entry: Entry) {
-        entry.at_ms = now_ms();
+        entry.at_ms = clock::epoch_ms(clock::wall());
         {
             let mut entries = lock(&self.entries);
             entries.push_back(entry.clone());
@@ -163,13 +163,8 @@ fn lock(entries: &Mutex<VecDeque<Entry>>) -> MutexGuard<'_, VecDeque<Entry>> {
     entries.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn now_ms() -> u64 {
-    let since = clock::wall().duration_since(std::time::UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
-}
-
 fn prune(entries: &mut VecDeque<Entry>, keep: Keep, now: u64) {
-    let age = u64::try_from(keep.age.as_millis()).unwrap_or(u64::MAX);
+    let age = clock::millis(keep.age);
     let is_old = |entry: &Entry| now.saturating_sub(entry.at_ms) > age;
     while entries.len() > keep.entries || entries.front().is_some_and(is_old) {
         entries.pop_front();
@@ -298,7 +293,7 @@ mod tests {
         let path = folder.path().join(FILE);
         let good = |what: &str| {
             let entry = Entry {
-                at_ms: now_ms(),
+                at_ms: clock::epoch_ms(clock::wall()),
                 ..entry(what, "web")
             };
             serde_json::to_string(&entry).expect("JSON")
@@ -322,7 +317,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join(FILE);
         let old = Entry {
-            at_ms: now_ms() - 10_000,
+            at_ms: clock::epoch_ms(clock::wall()) - 10_000,
             ..entry("old", "web")
         };
         fs::write(&path, serde_json::to_string(&old).expect("JSON") + "\n").expect("a file");

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use tokio::task::JoinHandle;
@@ -170,8 +170,7 @@ impl Notifier {
 
     fn stamp(&self, note: Note) -> Item {
         let now = clock::wall();
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let at_ms = clock::epoch_ms(now);
         let count = self.0.count.fetch_add(1, Ordering::Relaxed);
         Item {
             at_ms,

@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::note::Note;
-use crate::tls::disk;
+use crate::clock;
+use crate::disk;
 
 /// Notes that wait for one target; the oldest make room.
 pub(super) const LIMIT: usize = 1_000;
@@ -30,9 +31,7 @@ pub(super) struct Item {
 
 impl Item {
     pub(super) fn age(&self, now: SystemTime) -> Duration {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-        Duration::from_millis(now.saturating_sub(self.at_ms))
+        Duration::from_millis(clock::epoch_ms(now).saturating_sub(self.at_ms))
     }
 }
 

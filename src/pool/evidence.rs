@@ -8,16 +8,24 @@
 //! A route is the path with what looks like an identifier taken out; the first 64 that answered
 //! well are told apart, the others are one.
 
+mod rescue;
+mod route;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use http::Method;
-use serde::{Deserialize, Serialize};
 
+pub use self::rescue::Rescue;
+pub use self::route::Frozen;
+
+use self::route::{Habit, Histogram, Route, bucket, micros, route_key, route_name};
 use super::generation::Pool;
 use crate::metrics::lane;
 
@@ -25,8 +33,6 @@ use crate::metrics::lane;
 const ROUTES: usize = 64;
 /// Places looked at for a route.
 const STEPS: usize = 8;
-/// Of a path, what a route is told by.
-const SEGMENTS: usize = 6;
 /// Groups of threads that count apart. A power of two.
 const SHARDS: usize = 8;
 /// Groups of client networks whose requests are counted. A power of two.
@@ -44,12 +50,6 @@ const SAMPLES: usize = 3;
 const KINDS: usize = 64;
 /// Hits of a route after which another one of its paths is kept.
 const SAMPLE_EVERY: u32 = 64;
-/// How many times the second quantile is very slow.
-const VERY_SLOW: f64 = 3.0;
-/// Hits from which a route's habits are known.
-const KNOWN: u32 = 20;
-/// Share of client errors below which a route is a good one.
-const GOOD: f64 = 0.01;
 /// Seconds of which the highest rate is remembered.
 const RATES: usize = 300;
 /// Minutes of the longest baseline.
@@ -84,19 +84,6 @@ struct Shard {
     bad: AtomicU64,
 }
 
-/// One route, and how long it takes.
-#[derive(Debug)]
-struct Route {
-    key: AtomicU64,
-    name: OnceLock<Box<str>>,
-    /// A path of it that answered a GET with 2xx, not long ago.
-    sample: Mutex<Box<str>>,
-    has_sample: AtomicBool,
-    hits: AtomicU32,
-    client_errors: AtomicU32,
-    times: OnceLock<Box<Histogram>>,
-}
-
 /// Cumulative counts of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -127,35 +114,6 @@ pub(super) struct UnderWatch {
     rescue: Option<Rescue>,
 }
 
-/// What the routes of a pool were like, frozen at a cutover.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frozen {
-    /// By route; what is not in it is one of the others.
-    routes: HashMap<u64, Habit>,
-    others: Habit,
-}
-
-/// What a route was like before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Habit {
-    /// Microseconds; zero: not known.
-    limits: [u32; 2],
-    /// Three times the second quantile.
-    very_slow: u32,
-    good: bool,
-}
-
-impl Habit {
-    /// From this age on a request is counted before it is answered: longer than both limits,
-    /// and than the time between two looks at what is in flight.
-    fn late(&self) -> u32 {
-        self.limits[0].max(self.limits[1]).saturating_add(LATE)
-    }
-}
-
-/// In microseconds.
-const LATE: u32 = 500_000;
-
 /// Latency before a cutover: the share of requests over the limits that were set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Habits {
@@ -167,19 +125,6 @@ pub struct Habits {
     pub good: u64,
     /// See above.
     pub client_errors: u64,
-}
-
-/// The old pool, as far as it may be asked.
-#[derive(Debug)]
-pub struct Rescue {
-    to: Arc<Pool>,
-    methods: Vec<Method>,
-    /// Highest number a second.
-    rate: AtomicU32,
-    open: AtomicBool,
-    /// When the next one may go, in microseconds since `began`.
-    next: AtomicU64,
-    began: Instant,
 }
 
 /// One failed first attempt.
@@ -268,7 +213,7 @@ impl Evidence {
             }
         }
         // What answers badly opens no new route, so that a scanner takes no place.
-        let route = self.route(key, (!is_client_error && status < 400).then_some(path));
+        let route = self.route(key, !is_client_error && status < 400);
         let hits = route.hits.fetch_add(1, Relaxed);
         if is_client_error {
             route.client_errors.fetch_add(1, Relaxed);
@@ -604,20 +549,17 @@ impl Evidence {
     }
 
     /// The route of that key. `open` makes it if there is a place; else it is one of the others.
-    fn route(&self, key: u64, open: Option<&str>) -> &Route {
+    fn route(&self, key: u64, open: bool) -> &Route {
         for step in 0..STEPS {
             let at = (usize::try_from(key >> 32).unwrap_or_default() + step) % ROUTES;
             let route = &self.routes[at];
             match route.key.load(Relaxed) {
                 0 => {
-                    let Some(path) = open else {
+                    if !open {
                         break;
-                    };
+                    }
                     match route.key.compare_exchange(0, key, Relaxed, Relaxed) {
-                        Ok(_) => {
-                            let _ = route.name.set(route_name(path).into());
-                            return route;
-                        }
+                        Ok(_) => return route,
                         Err(other) if other == key => return route,
                         Err(_) => {}
                     }
@@ -639,210 +581,6 @@ impl Evidence {
     }
 }
 
-impl Frozen {
-    fn habit(&self, key: u64) -> Habit {
-        self.routes.get(&key).copied().unwrap_or(self.others)
-    }
-}
-
-impl Rescue {
-    /// Lets `to` answer for its successor, at most `rate` times a second. `methods`: what may be
-    /// asked twice.
-    #[must_use]
-    pub fn new(to: Arc<Pool>, methods: Vec<Method>, rate: u32, now: Instant) -> Self {
-        Self {
-            to,
-            methods,
-            rate: AtomicU32::new(rate.max(1)),
-            open: AtomicBool::new(rate > 0),
-            next: AtomicU64::new(0),
-            began: now,
-        }
-    }
-
-    /// A bucket that holds one second's worth (generic cell rate algorithm).
-    fn take(&self, now: Instant) -> bool {
-        if !self.open.load(Relaxed) {
-            return false;
-        }
-        let now = now.saturating_duration_since(self.began).as_micros();
-        let now = u64::try_from(now).unwrap_or(u64::MAX);
-        let each = 1_000_000 / u64::from(self.rate.load(Relaxed)).max(1);
-        let taken = self.next.fetch_update(Relaxed, Relaxed, |next| {
-            let next = next.max(now);
-            (next < now + 1_000_000).then_some(next + each)
-        });
-        taken.is_ok()
-    }
-}
-
-impl Route {
-    fn new() -> Self {
-        Self {
-            key: AtomicU64::new(0),
-            name: OnceLock::new(),
-            sample: Mutex::default(),
-            has_sample: AtomicBool::new(false),
-            hits: AtomicU32::new(0),
-            client_errors: AtomicU32::new(0),
-            times: OnceLock::new(),
-        }
-    }
-
-    fn sample(&self) -> MutexGuard<'_, Box<str>> {
-        self.sample.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn keep_sample(&self, path: &str) {
-        // Somebody else keeps one just now.
-        if let Ok(mut sample) = self.sample.try_lock() {
-            *sample = path.into();
-            self.has_sample.store(true, Relaxed);
-        }
-    }
-
-    fn habit(&self, quantiles: [f64; 2], factor: f64) -> Habit {
-        let hits = self.hits.load(Relaxed);
-        let client_errors = self.client_errors.load(Relaxed);
-        let good = hits >= KNOWN && f64::from(client_errors) < GOOD * f64::from(hits);
-        let times = self
-            .times
-            .get()
-            .filter(|times| times.count() >= u64::from(KNOWN));
-        let limits = times.map_or([0; 2], |times| {
-            quantiles.map(|quantile| times.limit(quantile, factor))
-        });
-        let very_slow = times.map_or(0, |times| times.limit(quantiles[1], VERY_SLOW));
-        Habit {
-            limits,
-            very_slow,
-            good,
-        }
-    }
-}
-
-/// Nobody notices less, and the machine's own noise is of this size: where a route takes half a
-/// millisecond, one and a half are not slow. In microseconds.
-const UNNOTICED: u32 = 5_000;
-
-/// Sixteen buckets to a doubling, from 64 µs to 134 s.
-#[derive(Debug)]
-struct Histogram([AtomicU32; BUCKETS]);
-
-const LOWEST: u32 = 6;
-const DOUBLINGS: usize = 21;
-const PARTS: usize = 16;
-const BUCKETS: usize = DOUBLINGS * PARTS + 1;
-
-impl Histogram {
-    fn boxed() -> Box<Self> {
-        Box::new(Self(std::array::from_fn(|_| AtomicU32::new(0))))
-    }
-
-    fn count(&self) -> u64 {
-        let counts = self.0.iter().map(|count| u64::from(count.load(Relaxed)));
-        counts.sum()
-    }
-
-    /// Requests over a limit that is a bucket's edge.
-    fn over(&self, limit: u32) -> u64 {
-        let first = bucket(limit) + 1;
-        let counts = self.0.iter().skip(first);
-        counts.map(|count| u64::from(count.load(Relaxed))).sum()
-    }
-
-    /// `factor` times a quantile and at least [`UNNOTICED`], rounded up to a bucket's upper edge,
-    /// in microseconds.
-    fn limit(&self, quantile: f64, factor: f64) -> u32 {
-        #[allow(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "counts below 2^53"
-        )]
-        let rank = (self.count() as f64 * quantile).ceil() as u64;
-        let mut sum = 0;
-        for (at, count) in self.0.iter().enumerate() {
-            sum += u64::from(count.load(Relaxed));
-            if sum >= rank {
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-                let limit = (f64::from(upper_edge(at)) * factor).min(f64::from(u32::MAX)) as u32;
-                return upper_edge(bucket(limit.max(UNNOTICED)));
-            }
-        }
-        u32::MAX
-    }
-}
-
-fn micros(time: Duration) -> u32 {
-    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
-}
-
-fn bucket(micros: u32) -> usize {
-    if micros < 1 << LOWEST {
-        return 0;
-    }
-    let doubling = 31 - micros.leading_zeros();
-    let part = (micros >> (doubling - 4)) & 15;
-    let at = (doubling - LOWEST) as usize * PARTS + part as usize + 1;
-    at.min(BUCKETS - 1)
-}
-
-/// The largest time in a bucket, in microseconds.
-fn upper_edge(bucket: usize) -> u32 {
-    if bucket == 0 {
-        return (1 << LOWEST) - 1;
-    }
-    let at = bucket - 1;
-    let doubling = LOWEST + u32::try_from(at / PARTS).unwrap_or(25);
-    let part = u64::try_from(at % PARTS).unwrap_or_default();
-    let edge = (1_u64 << doubling) + ((part + 1) << (doubling - 4)) - 1;
-    u32::try_from(edge).unwrap_or(u32::MAX)
-}
-
-/// Whether a segment of a path is somebody's number rather than a word: digits, or 8 and more
-/// hexadecimal digits and dashes with a digit among them.
-fn is_identifier(segment: &str) -> bool {
-    let bytes = segment.as_bytes();
-    let digits = bytes.iter().filter(|byte| byte.is_ascii_digit()).count();
-    if digits == 0 {
-        return false;
-    }
-    let all = |is: fn(&u8) -> bool| bytes.iter().all(is);
-    digits == bytes.len() || (bytes.len() >= 8 && all(|b| b.is_ascii_hexdigit() || *b == b'-'))
-}
-
-fn segments(path: &str) -> impl Iterator<Item = &str> {
-    let all = path.split('/').filter(|segment| !segment.is_empty());
-    all.take(SEGMENTS)
-        .map(|segment| if is_identifier(segment) { "*" } else { segment })
-}
-
-/// FNV-1a; never zero.
-fn route_key(path: &str) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for segment in segments(path) {
-        for byte in segment.bytes().chain([b'/']) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    // The high half chooses the place.
-    (hash ^ (hash << 32)).max(1)
-}
-
-fn route_name(path: &str) -> String {
-    let mut name = String::new();
-    for segment in segments(path) {
-        name.push('/');
-        name.extend(segment.chars().take(64));
-    }
-    if name.is_empty() {
-        "/".to_owned()
-    } else {
-        name
-    }
-}
-
 /// The /24 or /56 of a client.
 fn network_key(client: IpAddr) -> u64 {
     match client.to_canonical() {
@@ -854,218 +592,4 @@ fn network_key(client: IpAddr) -> u64 {
 fn network(client: IpAddr) -> usize {
     let hash = network_key(client).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     usize::try_from(hash >> 56).unwrap_or_default() % NETWORKS
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn client(last: u8) -> IpAddr {
-        IpAddr::from([198, 51, last, 7])
-    }
-
-    fn failure(client: IpAddr) -> Failure<'static> {
-        Failure {
-            client,
-            path: "/users/42",
-            what: "500",
-            request_id: "id",
-        }
-    }
-
-    fn learned() -> Arc<Pool> {
-        let pool = crate::pool::generation::tests::pool();
-        for at in 0..1_000 {
-            let micros = 10 * (1_000 + at);
-            let time = Some(Duration::from_micros(micros));
-            pool.evidence()
-                .answered(client(1), &format!("/users/{at}"), 200, time, true);
-        }
-        pool
-    }
-
-    const QUANTILES: [f64; 2] = [0.9, 0.99];
-
-    fn watched(old: &Arc<Pool>, rescue: Option<Rescue>) -> Arc<Pool> {
-        let new = crate::pool::generation::tests::pool();
-        let frozen = old.evidence().freeze(QUANTILES, 1.5);
-        new.evidence().watch(frozen, rescue);
-        new
-    }
-
-    #[test]
-    fn paths_with_different_identifiers_are_one_route() {
-        let same = [
-            "/users/1/orders/2",
-            "/users/77/orders/993",
-            "//users/3//orders/4/",
-        ];
-        assert!(
-            same.iter()
-                .all(|path| route_key(path) == route_key(same[0]))
-        );
-        assert_eq!(route_name(same[1]), "/users/*/orders/*");
-        assert_eq!(
-            route_name("/o/6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
-            "/o/*"
-        );
-        for other in ["/users/1", "/users/me/orders/2", "/"] {
-            assert_ne!(route_key(other), route_key(same[0]), "{other}");
-        }
-        assert_eq!(route_name("/cafebabe"), "/cafebabe", "a word");
-    }
-
-    #[test]
-    fn buckets_are_a_sixteenth_of_a_doubling_and_edges_belong_to_them() {
-        for micros in [
-            0,
-            63,
-            64,
-            65,
-            1_000,
-            4_096,
-            1_000_000,
-            134_000_000,
-            u32::MAX,
-        ] {
-            let at = bucket(micros);
-            assert!(
-                upper_edge(at) >= micros.min(upper_edge(BUCKETS - 1)),
-                "{micros}"
-            );
-            if at > 0 {
-                assert!(upper_edge(at - 1) < micros, "{micros}");
-            }
-        }
-        let (below, edge) = (upper_edge(200), upper_edge(201));
-        assert!(f64::from(edge) / f64::from(below) < 1.07);
-    }
-
-    #[test]
-    fn what_nobody_notices_is_not_slow() {
-        let old = crate::pool::generation::tests::pool();
-        for _ in 0..1_000 {
-            let time = Some(Duration::from_micros(300));
-            old.evidence().answered(client(1), "/", 200, time, true);
-        }
-        let new = watched(&old, None);
-        for (micros, slow) in [(900, [0, 0]), (4_900, [0, 0]), (9_000, [1, 1])] {
-            let time = Some(Duration::from_micros(micros));
-            new.evidence().answered(client(1), "/", 200, time, true);
-            assert_eq!(new.evidence().totals().slow, slow, "{micros}");
-        }
-    }
-
-    #[test]
-    fn requests_over_the_old_limits_are_slow_and_late_ones_count_once() {
-        let old = learned();
-        let new = watched(&old, None);
-        let evidence = new.evidence();
-        for (micros, slow) in [(10_000, [0, 0]), (30_000, [1, 0]), (90_000, [2, 1])] {
-            let time = Some(Duration::from_micros(micros));
-            evidence.answered(client(1), "/users/9", 200, time, true);
-            assert_eq!(evidence.totals().slow, slow, "{micros}");
-        }
-        assert!(!evidence.late("/users/9", Duration::from_millis(20)));
-        assert!(evidence.late("/users/9", Duration::from_secs(1)));
-        assert_eq!(evidence.totals().slow, [3, 2]);
-        let habits = old.evidence().habits(QUANTILES, 1.5);
-        assert_eq!((habits.timed, habits.slow), (1_000, [0, 0]));
-    }
-
-    #[test]
-    fn client_errors_count_on_good_routes_alone() {
-        let old = learned();
-        for _ in 0..40 {
-            old.evidence()
-                .answered(client(2), "/wp-login.php", 404, None, true);
-        }
-        let new = watched(&old, None);
-        for path in ["/users/1", "/wp-login.php", "/unheard-of"] {
-            new.evidence().answered(client(2), path, 404, None, true);
-        }
-        let totals = new.evidence().totals();
-        assert_eq!((totals.good, totals.client_errors), (1, 1));
-    }
-
-    #[test]
-    fn the_surplus_failures_of_one_client_do_not_count_unless_it_is_most_of_the_traffic() {
-        let old = learned();
-        let start = crate::clock::now();
-        let new = watched(&old, None);
-        for at in 0..100_u8 {
-            new.evidence().answered(client(at), "/", 200, None, true);
-        }
-        for _ in 0..10 {
-            new.evidence().failed(start, &failure(client(200)));
-        }
-        assert_eq!(new.evidence().totals().bad, 3);
-        let later = start + Duration::from_secs(11);
-        new.evidence().failed(later, &failure(client(200)));
-        assert_eq!(new.evidence().totals().bad, 4);
-
-        let behind_a_proxy = watched(&old, None);
-        for _ in 0..10 {
-            behind_a_proxy.evidence().failed(start, &failure(client(1)));
-        }
-        assert_eq!(behind_a_proxy.evidence().totals().bad, 10);
-        let failures = behind_a_proxy.evidence().failures();
-        assert_eq!(
-            failures.routes,
-            [("/users/*".to_owned(), "500".to_owned(), 10)]
-        );
-        assert_eq!(failures.samples.len(), SAMPLES);
-    }
-
-    #[test]
-    fn rescues_keep_to_their_rate_and_end_with_the_watch() {
-        let old = learned();
-        let start = crate::clock::now();
-        let new = watched(
-            &old,
-            Some(Rescue::new(Arc::clone(&old), vec![Method::GET], 10, start)),
-        );
-        let asked = |at: Instant| {
-            let asked = (0..100).filter(|_| new.evidence().rescuer(at).is_some());
-            asked.count()
-        };
-        assert_eq!(asked(start), 10);
-        assert_eq!(asked(start), 0);
-        let later = start + Duration::from_millis(500);
-        assert_eq!(asked(later), 5);
-        new.evidence().allow_rescues(0);
-        assert_eq!(asked(later + Duration::from_secs(5)), 0);
-        new.evidence().allow_rescues(20);
-        assert_eq!(asked(later + Duration::from_secs(10)), 20);
-        new.evidence().unwatch();
-        assert_eq!(asked(later + Duration::from_secs(20)), 0);
-    }
-
-    #[test]
-    fn a_failure_on_both_is_held_against_neither() {
-        let old = learned();
-        let new = watched(&old, None);
-        let now = crate::clock::now();
-        new.evidence().rescued(now, &failure(client(1)), false);
-        new.evidence().rescued(now, &failure(client(1)), true);
-        let totals = new.evidence().totals();
-        let counts = (totals.all, totals.bad, totals.both_failed, totals.rescues);
-        assert_eq!(counts, (1, 1, 1, 2));
-    }
-
-    #[test]
-    fn minutes_and_the_highest_rate_are_remembered() {
-        let pool = crate::pool::generation::tests::pool();
-        let evidence = pool.evidence();
-        for second in 0..125 {
-            for _ in 0..if second == 70 { 9 } else { 2 } {
-                evidence.answered(client(1), "/", 200, None, true);
-            }
-            evidence.second();
-        }
-        assert_eq!(evidence.highest_rate(), 9);
-        assert_eq!(evidence.minutes(), [(120, 0), (127, 0), (10, 0)]);
-        evidence.remember_minutes(vec![(5, 1)]);
-        assert_eq!(evidence.minutes()[0], (5, 1));
-    }
 }

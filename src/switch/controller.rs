@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{broadcast, oneshot, watch};
@@ -291,7 +291,11 @@ impl Controller {
             });
         }
         match &self.book.freeze {
-            Some(freeze) if freeze.until_ms.is_none_or(|until| wall_ms() < until) => {
+            Some(freeze)
+                if freeze
+                    .until_ms
+                    .is_none_or(|until| clock::epoch_ms(clock::wall()) < until) =>
+            {
                 Err(Refusal::Frozen {
                     why: freeze.why.clone(),
                     by: freeze.by.clone(),
@@ -435,7 +439,7 @@ impl Controller {
 
     /// For whoever asks again with the same id.
     fn record(&mut self, id: String, outcome: &Outcome) {
-        let now = wall_ms();
+        let now = clock::epoch_ms(clock::wall());
         let results = &mut self.book.results;
         results.retain(|known| now.saturating_sub(known.at_ms) < RESULT_AGE_MS);
         if results.len() >= RESULTS_KEPT {
@@ -529,7 +533,9 @@ impl Controller {
             let last = self.book.stacks.get(&stack);
             let last = last.and_then(|record| record.last.clone());
             let since = last.as_ref().and_then(|last| last.watched.as_ref());
-            let elapsed = since.map_or(0, |watched| wall_ms().saturating_sub(watched.since_ms));
+            let elapsed = since.map_or(0, |watched| {
+                clock::epoch_ms(clock::wall()).saturating_sub(watched.since_ms)
+            });
             let mut machine = Machine::new(now, stack.clone(), members, last);
             let generation = self.book.allot();
             machine.resume(now, generation, Duration::from_millis(elapsed));
@@ -646,15 +652,10 @@ fn stamped(known: Option<&StackRecord>, mut record: StackRecord) -> StackRecord 
     {
         watched.since_ms = match before {
             Some((moves, since_ms)) if moves == last.moves && since_ms != 0 => since_ms,
-            Some(_) | None => wall_ms(),
+            Some(_) | None => clock::epoch_ms(clock::wall()),
         };
     }
     record
-}
-
-fn wall_ms() -> u64 {
-    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn finished(writing: &mut Option<JoinHandle<Result<(), String>>>) -> Result<(), String> {

@@ -19,7 +19,7 @@ use super::status::StackStatus;
 use super::verdict::Judge;
 use crate::clock;
 use crate::config::Service;
-use crate::model::{ServiceName, StackName};
+use crate::model::{Color, Release, ServiceName, StackName};
 
 /// Events that a slow subscriber may lag behind before it misses some.
 const EVENTS_KEPT: usize = 256;
@@ -177,6 +177,15 @@ impl Switchboard {
     #[must_use]
     pub fn status(&self) -> Arc<[StackStatus]> {
         Arc::clone(&self.status.borrow())
+    }
+
+    /// What a switch said runs in a slot; `None`: nothing was said.
+    #[must_use]
+    pub fn release(&self, service: &ServiceName, color: Color) -> Option<Release> {
+        let status = self.status.borrow();
+        let mut services = status.iter().flat_map(|stack| &stack.services);
+        let found = services.find(|known| known.service == *service)?;
+        found.releases[color.index()].clone()
     }
 
     /// A receiver that wakes at every change of [`Switchboard::status`].

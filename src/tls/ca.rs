@@ -31,7 +31,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::certificate::{Leaf, Pair, chain_from_pem, renew_at};
 use super::error::{Fault, TlsError};
-use super::{disk, policy};
+use super::policy;
+use crate::disk;
 use crate::model::HostPattern;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

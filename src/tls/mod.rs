@@ -20,7 +20,6 @@ pub mod adopt;
 mod ca;
 mod certificate;
 mod client;
-pub(crate) mod disk;
 mod error;
 mod event;
 mod files;

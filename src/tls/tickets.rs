@@ -26,9 +26,9 @@ use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, Nonce, RandomizedNonceKey};
 use rustls::server::ProducesTickets;
 use serde::{Deserialize, Serialize};
 
-use super::disk;
 use super::error::{Fault, TlsError};
 use super::policy::PolicyId;
+use crate::disk;
 
 /// How long tickets are sealed with one key.
 const ROTATION: Duration = Duration::from_secs(12 * 60 * 60);

@@ -18,7 +18,7 @@ pub struct JudgeService {
     pub service: ServiceName,
     /// The color that is watched.
     pub color: Color,
-    /// `watching`, `suspicious`, `held` or `rollback`; `off` where no verdict is wanted.
+    /// `watching`, `suspicious`, `held` or `rollback`.
     pub state: String,
     /// Whether the watch is over.
     pub over: bool,

@@ -16,7 +16,7 @@ use self::text::{
 use super::{
     Acme, AfterAction, Balance, ClientAuth, ClientAuthMode, Config, Docker, DockerSocket, Eab,
     Health, Limits, Listen, Log, Maintenance, Notify, NotifyEvent, Probe, RescueBudget, Rollback,
-    RollbackMode, Route, RuleAction, Service, ServiceIndex, Site, Tls, TlsVersion,
+    Route, RuleAction, Service, ServiceIndex, Site, Tls, TlsVersion,
 };
 use crate::model::Color;
 
@@ -436,11 +436,6 @@ fn rollback(out: &mut Writer, header: &str, rollback: &Rollback) {
 type Keys = Vec<(&'static str, String)>;
 
 fn tables(r: &Rollback) -> [(&'static str, Keys); 8] {
-    let mode = match r.mode {
-        RollbackMode::Enforce => "enforce",
-        RollbackMode::Observe => "observe",
-        RollbackMode::Off => "off",
-    };
     let budget = match r.gate.budget {
         RescueBudget::Auto => "auto".to_owned(),
         RescueBudget::Share { share, per_second } => format!("{share} + {per_second}/s"),
@@ -450,7 +445,7 @@ fn tables(r: &Rollback) -> [(&'static str, Keys); 8] {
         (
             "",
             vec![
-                ("mode", text(mode)),
+                ("mode", text(r.mode.as_str())),
                 ("rescue", r.rescue.to_string()),
                 ("unsafe", r.r#unsafe.to_string()),
                 ("alpha", number(r.alpha)),

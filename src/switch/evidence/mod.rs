@@ -16,6 +16,7 @@ pub mod attribution;
 mod baseline;
 mod ecusum;
 mod eprocess;
+mod limits;
 mod numeric;
 pub mod replay;
 mod watch;

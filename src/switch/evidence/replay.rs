@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use super::attribution::Tally;
 use super::{
-    Baseline, Decision, LOOKS_PER_SECOND, LimitRules, Limits, Part, Probed, Seen, Shares, Tick,
-    Watch,
+    Baseline, Decision, LOOKS_PER_SECOND, LimitRules, Limits, Part, Probed, Seen, Tick, Watch,
 };
 use crate::config::{Rollback, Switch};
 
@@ -118,12 +117,7 @@ pub fn replay(rows: &[Row], rules: &Rollback, switch: &Switch) -> Result<Replaye
         .checked_sub(1)
         .map_or_else(|| rows[first].t_ms - tick_ms, |before| rows[before].t_ms);
     let limits = Limits {
-        failures: baseline(&rows[..first], tick_ms, rules).limit(&LimitRules {
-            ratio: rules.errors.ratio,
-            floor: rules.errors.floor,
-            without_baseline: rules.baseline.no_baseline_limit,
-            alpha: Shares::of(rules.alpha).baseline,
-        }),
+        failures: baseline(&rows[..first], tick_ms, rules).limit(&LimitRules::of(rules)),
         slow: Vec::new(),
         client_errors: None,
     };

@@ -263,6 +263,10 @@ impl Machine {
             return;
         };
         let moves = self.undo();
+        // As with a reload that took them away: not watched, so not undone by a crash either.
+        let is_watched = |m: &Move| moves.iter().any(|other| other.service == m.service);
+        let gone: Vec<_> = (last.moves.iter().filter(|m| !is_watched(m)).cloned()).collect();
+        self.forget(&gone);
         let Some(watched) = last.watched.filter(|_| !moves.is_empty()) else {
             return;
         };

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::state::{Probing, Run, State, Switching, services};
 use super::words::{Command, Effect, Event, Order, Progress};
 use super::{Machine, WRITE_PATIENCE};
+use crate::clock;
 use crate::model::{Color, Generation, ServiceName};
 use crate::switch::gate::{GateFailure, Ready, SlotReport};
 use crate::switch::outcome::{Outcome, Refusal};
@@ -285,7 +286,7 @@ impl Machine {
                 since_ms: 0,
                 crashes: 0,
                 held: None,
-                confirm_ms: run.confirm_within.map(millis),
+                confirm_ms: run.confirm_within.map(clock::millis),
             }),
         });
         let forced = ready.is_forced();
@@ -306,8 +307,4 @@ impl Machine {
         self.ledger.moved = Some((self.ledger.written, command, moves));
         state
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -97,7 +97,7 @@ impl Machine {
     }
 
     /// What takes no further part is not watched, and not undone, after a restart either.
-    fn forget(&mut self, dropped: &[Move]) {
+    pub(super) fn forget(&mut self, dropped: &[Move]) {
         self.last = self.last.take().and_then(|mut last| {
             let is_dropped = |m: &Move| dropped.iter().any(|other| other.service == m.service);
             last.moves.retain(|m| !is_dropped(m));

@@ -626,3 +626,20 @@ fn a_reload_does_not_touch_a_live_color() {
     let live: Vec<_> = world.machine.members().map(|(_, m)| m.live.color).collect();
     assert_eq!(live, [Green; 3]);
 }
+
+#[test]
+fn a_service_that_is_gone_at_a_restart_is_no_longer_watched() {
+    let mut world = World::new(OBSERVE, true);
+    world.order(only(Green, "web"));
+    world.disk = Disk::Stalls;
+    world.reload(&"web".into());
+    world.crash(0, false);
+    world.disk = Disk::Works;
+    world.reload(&"web".into());
+    world.writes();
+    world.crash(0, false);
+    assert_eq!(
+        world.published["web"].color, Green,
+        "undone, though nobody watched it"
+    );
+}

@@ -22,7 +22,7 @@ pub(crate) fn private_folder(folder: &Path) -> io::Result<()> {
 
 /// Writes a file that must not be there yet: if somebody else was first, theirs stays and this
 /// is no error. Mode 0600, on disk when it returns.
-pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = write_beside(path, bytes)?;
     // A link fails where a rename would replace.
     let linked = fs::hard_link(&temporary, path);
