@@ -489,6 +489,7 @@ impl Shared {
         };
         let delivered = work.run().await?;
         if attempt.staging {
+            work.done();
             return Ok(Outcome::Staged);
         }
         let stored = self
@@ -499,6 +500,7 @@ impl Shared {
             message,
         };
         stored.map_err(|error| unusable(format!("the certificate cannot be stored: {error}")))?;
+        work.done();
         let mut state = self.state();
         state.marks.remove(names);
         self.load_some(&mut state, vec![names.clone()]);

@@ -65,7 +65,8 @@ macro_rules! with_fresh_nonce {
 }
 
 impl Work<'_> {
-    /// Makes the order, or goes on with the one that was cut off.
+    /// Makes the order, or goes on with the one that was cut off. A delivered order stays on disk
+    /// until [`Self::done`], so that a crash before its certificate is stored costs no second one.
     ///
     /// # Errors
     /// What it means for the next attempt, and why. Not cancel-safe as to proofs: they stay
@@ -74,16 +75,21 @@ impl Work<'_> {
         let account = self.account().await?;
         let (mut order, key) = self.order(&account).await?;
         let delivered = self.finish(&account, &mut order, key).await;
-        let names = &self.attempt.names;
         // After a time-out the order may still come to its end; any other failure is its end.
-        let over = match &delivered {
-            Ok(_) => true,
-            Err(stop) => !matches!(stop.kind, FailureKind::Unavailable(_)),
-        };
-        if over && let Err(error) = self.shelf.remove_pending(self.url(), names) {
-            tracing::warn!(%names, %error, "finished order not removed from disk");
+        if let Err(stop) = &delivered
+            && !matches!(stop.kind, FailureKind::Unavailable(_))
+        {
+            self.done();
         }
         delivered
+    }
+
+    /// The order is over, and what it delivered is stored.
+    pub(super) fn done(&self) {
+        let names = &self.attempt.names;
+        if let Err(error) = self.shelf.remove_pending(self.url(), names) {
+            tracing::warn!(%names, %error, "finished order not removed from disk");
+        }
     }
 
     fn url(&self) -> &str {
@@ -193,7 +199,9 @@ impl Work<'_> {
     /// The order that was cut off, or a new one, with the key of its certificate.
     async fn order(&self, account: &Account) -> Result<(Order, KeyPair), Stop> {
         let names = &self.attempt.names;
-        if let Some(pending) = self.shelf.pending(self.url(), names) {
+        let pending = self.shelf.pending(self.url(), names);
+        // One that was stored before a crash is not what this attempt is for.
+        if let Some(pending) = pending.filter(|pending| !self.shelf.holds(names, pending)) {
             let key = KeyPair::from_pem(&pending.key);
             let resumed = with_fresh_nonce!(account.order(pending.url.clone()).await);
             match (resumed, key) {

@@ -179,6 +179,12 @@ impl Shelf {
         there(fs::remove_file(self.order_file(directory, names))).map(|_| ())
     }
 
+    /// Whether the stored certificate of `names` is what the order delivered: it has its key.
+    pub(super) fn holds(&self, names: &NameSet, pending: &Pending) -> bool {
+        let stored = self.certificate(names).ok().flatten();
+        stored.is_some_and(|stored| stored.starts_with(pending.key.trim_end().as_bytes()))
+    }
+
     fn acme(&self) -> PathBuf {
         self.state_dir.join("acme")
     }
@@ -287,6 +293,12 @@ mod tests {
                 .pending("https://other.example/dir", &names())
                 .is_none()
         );
+        assert!(shelf.holds(&names(), &read), "its key is stored");
+        let other = Pending {
+            url: pending.url.clone(),
+            key: "other".to_owned(),
+        };
+        assert!(!shelf.holds(&names(), &other));
         shelf
             .remove_pending("https://ca.example/dir", &names())
             .expect("removed");

@@ -361,7 +361,7 @@ fn told(outcome: switch::Outcome) -> Result<Outcome, ControlError> {
             color, services, ..
         } => (OutcomeKind::Kept, services, Some(color)),
         Ended::AlreadyLive { color } => (OutcomeKind::AlreadyLive, Vec::new(), Some(color)),
-        Ended::RolledBack { .. } => (OutcomeKind::RolledBack, Vec::new(), None),
+        Ended::RolledBack { services, .. } => (OutcomeKind::RolledBack, services, None),
         Ended::Aborted { .. } | Ended::Cancelled => (OutcomeKind::Aborted, Vec::new(), None),
         Ended::Undone { services, .. } => (OutcomeKind::RolledBack, services, None),
         Ended::Promoted { color } => (OutcomeKind::Kept, Vec::new(), Some(color)),

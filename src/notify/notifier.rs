@@ -19,6 +19,8 @@ use crate::http::{Client, Resolver};
 
 /// After this a note is given up.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// What a stop waits for at most.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 /// Between the first attempts, and at most between two.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
@@ -163,9 +165,9 @@ impl Notifier {
         waiting.collect()
     }
 
-    /// Waits until what was told is on disk. Blocks.
+    /// Waits until what was told is on disk, two seconds at most. Blocks.
     pub fn flush(&self) {
-        self.0.disk.flush();
+        self.0.disk.flush(LAST_WRITES);
     }
 
     fn stamp(&self, note: Note) -> Item {

@@ -63,11 +63,11 @@ impl Disk {
         let _ = self.0.send(job);
     }
 
-    /// Waits until everything that was asked for is on disk. Blocks.
-    pub(super) fn flush(&self) {
+    /// Waits until everything that was asked for is on disk, at most `patience`. Blocks.
+    pub(super) fn flush(&self, patience: Duration) {
         let (done, wait) = channel();
         self.ask(Job::Flush(done));
-        let _ = wait.recv_timeout(Duration::from_secs(2));
+        let _ = wait.recv_timeout(patience);
     }
 }
 
@@ -185,6 +185,9 @@ mod tests {
     use super::super::note::EventKind;
     use super::*;
 
+    /// A thousand synced files on a busy disk.
+    const PATIENCE: Duration = Duration::from_secs(120);
+
     fn item(at_ms: u64) -> Arc<Item> {
         let note = Note {
             id: format!("{at_ms:013}-0"),
@@ -203,7 +206,7 @@ mod tests {
             queue.push(&item(at));
         }
         queue.remove(&item(1));
-        disk.flush();
+        disk.flush(PATIENCE);
         let again = Queue::open(path.clone(), disk.clone());
         assert_eq!(again.len(), 2);
         assert_eq!(again.first(), Some(item(2)));
@@ -212,7 +215,7 @@ mod tests {
         // A file that is none of ours, and one that is damaged.
         fs::write(path.join("x.json"), "{").expect("written");
         fs::write(path.join("readme"), "-").expect("written");
-        disk.flush();
+        disk.flush(PATIENCE);
         assert_eq!(Queue::open(path.clone(), disk).len(), 1);
         assert!(!path.join("x.json").exists());
     }
@@ -227,7 +230,7 @@ mod tests {
         }
         assert_eq!(queue.len(), LIMIT);
         assert_eq!(queue.first(), Some(item(1)));
-        disk.flush();
+        disk.flush(PATIENCE);
         let files = fs::read_dir(folder.path().join("a")).expect("read");
         assert_eq!(files.count(), LIMIT);
     }
@@ -239,7 +242,7 @@ mod tests {
         let disk = Disk::start();
         let queue = Queue::open(folder.path().join("notify/a"), disk.clone());
         queue.push(&item(1));
-        disk.flush();
+        disk.flush(PATIENCE);
         assert_eq!(queue.first(), Some(item(1)));
     }
 }

@@ -31,6 +31,8 @@ pub enum Outcome {
     /// A switch that traffic followed and that was undone.
     #[error("rolled back by {by}: {reason}")]
     RolledBack {
+        /// What moved back.
+        services: Vec<ServiceName>,
         /// `cutover` itself or the person who asked.
         by: String,
         /// The class of the reason.

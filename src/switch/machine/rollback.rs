@@ -230,6 +230,7 @@ impl Machine {
         }
         let moved = services(&back.moves);
         let rolled_back = Outcome::RolledBack {
+            services: moved.clone(),
             by: back.by,
             cause: back.cause,
             reason: back.reason,
