@@ -28,26 +28,19 @@ const WINDOW: Duration = Duration::from_secs(6);
 
 type Socket = tokio_tungstenite::WebSocketStream<TcpStream>;
 
-/// Opens one and says hello. A thousand handshakes at once now and then lose one in the upgrade
-/// itself, before a first message; like any client of WebSockets, this one connects again.
+/// Opens one and says hello.
 async fn open(address: SocketAddr, number: usize) -> Result<Socket, String> {
-    let mut last = String::new();
-    for _ in 0..3 {
-        let socket = TcpStream::connect(address)
-            .await
-            .map_err(|e| e.to_string())?;
-        let url = format!("ws://localhost/ws?n={number}");
-        let opened = tokio_tungstenite::client_async(url, socket).await;
-        let (mut socket, _) = opened.map_err(|e| format!("{number}: {e}"))?;
-        let sent = socket.send(Message::text("hello")).await;
-        match socket.next().await {
-            Some(Ok(Message::Text(echo))) if echo.as_str() == "hello" && sent.is_ok() => {
-                return Ok(socket);
-            }
-            other => last = format!("{number}: hello: {other:?}"),
-        }
+    let socket = TcpStream::connect(address)
+        .await
+        .map_err(|e| e.to_string())?;
+    let url = format!("ws://localhost/ws?n={number}");
+    let opened = tokio_tungstenite::client_async(url, socket).await;
+    let (mut socket, _) = opened.map_err(|e| format!("{number}: {e}"))?;
+    let sent = socket.send(Message::text("hello")).await;
+    match socket.next().await {
+        Some(Ok(Message::Text(echo))) if echo.as_str() == "hello" && sent.is_ok() => Ok(socket),
+        other => Err(format!("{number}: hello: {other:?}")),
     }
-    Err(last)
 }
 
 /// Talks until it is told to go; when that was, and whether every answer was whole.
@@ -295,6 +288,39 @@ fn each_kind_ends_as_it_should_and_none_in_the_middle() {
         !edge.log().contains("closed at the end of the drain"),
         "nothing had to be cut"
     );
+}
+
+#[test]
+fn a_silent_event_stream_over_http2_ends_in_its_window() {
+    let origins = Origins::start();
+    let config = origins.config("observe = \"0s\"\nsse_drain = \"4s\"");
+    let config = [origins.blue.addr, origins.green.addr]
+        .iter()
+        .fold(config, |config, addr| {
+            config.replace(&addr.to_string(), &format!("h2c://{addr}"))
+        });
+    let edge = Edge::start(&config);
+    edge.wait_healthy();
+    // One event, then silence; over HTTP/1.1 and HTTP/2.
+    let url = format!("http://{}/sse?n=2&every_ms=60000", edge.http);
+    let clients = ["--http1.1", "--http2-prior-knowledge"].map(|version| {
+        let url = url.clone();
+        let accept = "Accept: text/event-stream";
+        std::thread::spawn(move || curl(&[version, "--no-buffer", "--header", accept, &url]))
+    });
+    wait_until("both are open", || {
+        edge.status()["services"][0]["slots"]["blue"]["in_flight"]["sse"] == 2
+    });
+    let begun = now();
+    assert_eq!(edge.proxyctl(&["switch", "green", "--no-wait"]).code, 0);
+    for client in clients {
+        let ended = client.join().expect("a client");
+        assert_eq!(ended.code, 0, "a proper end: {ended:?}");
+        let last = ended.stdout.trim_end().lines().last().unwrap_or_default();
+        assert!(last.starts_with("retry: "), "{ended:?}");
+    }
+    let took = now().saturating_duration_since(begun);
+    assert!(took < Duration::from_secs(6), "{took:?}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use support::{Edge, Origins, curl, cutover, finish, free_port, now, require, wait_until};
@@ -443,6 +444,66 @@ fn an_upstream_can_be_a_unix_socket_or_h2c() {
     );
     let prior = curl(&["--http2-prior-knowledge", &format!("http://{}/", edge.http)]);
     assert_eq!(prior.stdout, "blue", "{prior:?}");
+}
+
+/// An upstream that answers every connection with 101 before it has read a byte, then echoes.
+fn hasty() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let Ok(mut socket) = socket else { return };
+            thread::spawn(move || {
+                let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                            Upgrade: websocket\r\n\r\n";
+                let _ = socket.write_all(head.as_bytes());
+                let mut request = Vec::new();
+                let mut byte = [0; 1];
+                while !request.ends_with(b"\r\n\r\n") && matches!(socket.read(&mut byte), Ok(1)) {
+                    request.push(byte[0]);
+                }
+                let Ok(mut out) = socket.try_clone() else {
+                    return;
+                };
+                let _ = std::io::copy(&mut socket, &mut out);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn an_upgrade_is_not_lost_when_its_answer_is_there_at_once() {
+    let edge = Edge::start(&format!(
+        "[[site]]\nhosts = [\"localhost\"]\ntls = \"off\"\nservice = \"ws\"\n\
+         [service.ws]\nblue = [\"{}\"]\n",
+        hasty()
+    ));
+    edge.wait_healthy();
+    let lost: Vec<_> = (0..40)
+        .filter(|_| {
+            let mut socket = TcpStream::connect(edge.http).expect("connected");
+            let deadline = Some(Duration::from_secs(10));
+            socket.set_read_timeout(deadline).expect("a deadline");
+            let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+                           Upgrade: websocket\r\n\r\n";
+            socket.write_all(request.as_bytes()).expect("sent");
+            let mut answer = Vec::new();
+            let mut byte = [0; 1];
+            while !answer.ends_with(b"\r\n\r\n") && matches!(socket.read(&mut byte), Ok(1)) {
+                answer.push(byte[0]);
+            }
+            assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", edge.log());
+            // A whole WebSocket frame: the proxy follows them.
+            let frame = [0x81, 0x85, 0, 0, 0, 0, b'h', b'e', b'l', b'l', b'o'];
+            let mut echo = [0; 11];
+            let said = socket
+                .write_all(&frame)
+                .and_then(|()| socket.read_exact(&mut echo));
+            said.is_err() || echo != frame
+        })
+        .collect();
+    assert_eq!(lost, [] as [i32; 0], "of 40");
 }
 
 #[test]

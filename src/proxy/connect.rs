@@ -4,7 +4,9 @@
 //! id here: a drained generation shares no connection with the next one. The socket is
 //! opened by [`Registry`], so every connection of a pool can be ended with the pool.
 
+use std::net::SocketAddr as InetAddr;
 use std::os::fd::RawFd;
+use std::os::unix::net::SocketAddr as UnixAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,6 +18,7 @@ use pingora::upstreams::peer::{HttpPeer, Tracer, Tracing};
 use pingora::{Error, ErrorType, OrErr, Result};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::upgrade::Upgrades;
 use crate::config::Timeouts;
 use crate::model::Scheme;
 use crate::pool::{Pool, Registry, Target, Upstream};
@@ -28,8 +31,13 @@ const H2_STREAMS: usize = 100;
 pub(super) enum Pace {
     /// An ordinary exchange.
     Exchange,
-    /// An upgrade, event stream or gRPC call, silent for as long as it likes within reason.
-    Stream,
+    /// A gRPC call, silent for as long as it likes within reason.
+    Call,
+    /// An event stream, as silent. It shares its upstream connection with nobody, so that it can
+    /// be ended without a word from the upstream.
+    Events,
+    /// An upgrade, as silent.
+    Upgrade,
 }
 
 /// The peer for one attempt.
@@ -57,18 +65,32 @@ pub(super) fn peer(
     options.total_connection_timeout = Some(timeouts.connect);
     options.read_timeout = Some(match pace {
         Pace::Exchange => timeouts.upstream_read,
-        Pace::Stream => timeouts.stream_idle,
+        Pace::Call | Pace::Events | Pace::Upgrade => timeouts.stream_idle,
     });
     options.write_timeout = Some(timeouts.upstream_write);
     options.idle_timeout = Some(timeouts.upstream_idle);
-    options.max_h2_streams = H2_STREAMS;
-    match configured.scheme() {
-        Scheme::Http => options.set_http_version(1, 1),
-        Scheme::Https => options.set_http_version(2, 1),
-        Scheme::H2c => options.set_http_version(2, 2),
-    }
+    options.max_h2_streams = match pace {
+        Pace::Events => 1,
+        Pace::Exchange | Pace::Call | Pace::Upgrade => H2_STREAMS,
+    };
     options.custom_l4 = Some(Arc::clone(pool.connections()) as _);
+    match (configured.scheme(), pace) {
+        (Scheme::H2c, _) => options.set_http_version(2, 2),
+        // There is no `Upgrade` in HTTP/2.
+        (Scheme::Http | Scheme::Https, Pace::Upgrade) => {
+            options.set_http_version(1, 1);
+            Upgrades::of(pool).take_over(&mut peer);
+        }
+        (Scheme::Https, _) => options.set_http_version(2, 1),
+        (Scheme::Http, _) => options.set_http_version(1, 1),
+    }
     Ok(Box::new(peer))
+}
+
+/// Whether other requests may be on the peer's connection.
+pub(super) fn is_shared(peer: &HttpPeer) -> bool {
+    let options = &peer.options;
+    options.alpn.get_max_http_version() == 2 && options.max_h2_streams > 1
 }
 
 #[async_trait]
@@ -77,31 +99,41 @@ impl Connect for Registry {
     /// which pingora holds around this call.
     async fn connect(&self, addr: &SocketAddr) -> Result<Stream> {
         let mut stream = match addr {
-            SocketAddr::Inet(addr) => {
-                let socket = TcpStream::connect(addr).await.map_err(failed)?;
-                socket
-                    .set_nodelay(true)
-                    .or_err(ErrorType::SocketError, "setting TCP_NODELAY")?;
-                Stream::from(socket)
-            }
-            SocketAddr::Unix(addr) => {
-                let path = addr.as_pathname().ok_or_else(|| {
-                    Error::explain(ErrorType::ConnectError, "a unix socket without a path")
-                })?;
-                Stream::from(UnixStream::connect(path).await.map_err(failed)?)
-            }
+            SocketAddr::Inet(addr) => Stream::from(tcp(addr).await?),
+            SocketAddr::Unix(addr) => Stream::from(unix(addr).await?),
         };
         let fd = stream.id();
-        if !self.opened(fd) {
-            return Error::e_explain(ErrorType::ConnectError, "the pool is retired");
-        }
-        // Dropped by the stream before its descriptor is closed.
-        stream.tracer = Some(Tracer(Box::new(Entry {
-            registry: self.clone(),
-            fd,
-        })));
+        enter(self, &mut stream, fd)?;
         Ok(stream)
     }
+}
+
+pub(super) async fn tcp(addr: &InetAddr) -> Result<TcpStream> {
+    let socket = TcpStream::connect(addr).await.map_err(failed)?;
+    socket
+        .set_nodelay(true)
+        .or_err(ErrorType::SocketError, "setting TCP_NODELAY")?;
+    Ok(socket)
+}
+
+pub(super) async fn unix(addr: &UnixAddr) -> Result<UnixStream> {
+    let path = addr
+        .as_pathname()
+        .ok_or_else(|| Error::explain(ErrorType::ConnectError, "a unix socket without a path"))?;
+    UnixStream::connect(path).await.map_err(failed)
+}
+
+/// Lists an open connection for as long as it is open.
+pub(super) fn enter(registry: &Registry, stream: &mut Stream, fd: RawFd) -> Result<()> {
+    if !registry.opened(fd) {
+        return Error::e_explain(ErrorType::ConnectError, "the pool is retired");
+    }
+    // Dropped by the stream before its descriptor is closed.
+    stream.tracer = Some(Tracer(Box::new(Entry {
+        registry: registry.clone(),
+        fd,
+    })));
+    Ok(())
 }
 
 fn failed(error: std::io::Error) -> Box<Error> {

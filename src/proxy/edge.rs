@@ -28,6 +28,7 @@ use super::request::{
 };
 use super::settings::Settings;
 use super::testimony::Heard;
+use super::upgrade::Turn;
 use crate::clock;
 use crate::config::{Balance, Tls};
 use crate::metrics::{ColorMetrics, Metrics, RequestOutcome};
@@ -421,11 +422,16 @@ impl ProxyHttp for Edge {
         _reused: bool,
         peer: &HttpPeer,
         fd: std::os::fd::RawFd,
-        _digest: Option<&pingora::protocols::Digest>,
+        digest: Option<&pingora::protocols::Digest>,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        let shared = peer.options.alpn.get_max_http_version() == 2;
-        exchange.connection = (!shared).then_some(fd);
+        let turn = Turn::of(digest);
+        let fd = turn.map_or(fd, |turn| turn.fd);
+        exchange.connection = (!connect::is_shared(peer)).then_some(fd);
+        // The request is written next, then its answer is read.
+        if let Some(turn) = turn {
+            turn.put_off();
+        }
         Ok(())
     }
 
@@ -555,6 +561,10 @@ impl ProxyHttp for Edge {
         exchange: &mut Exchange,
     ) -> Result<Option<Duration>> {
         if let Some(events) = &mut exchange.events {
+            if events.is_over() {
+                // What was cut is ended as a failure is, with a farewell in its place.
+                return Error::e_explain(Fault::Custom("cut"), "the event stream is over");
+            }
             events.pass(body);
         }
         Ok(None)

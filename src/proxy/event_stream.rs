@@ -58,6 +58,11 @@ impl EventStream {
         &self.end
     }
 
+    /// Whether it was cut, and its upstream cannot be told so.
+    pub(super) const fn is_over(&self) -> bool {
+        self.cut && self.upstream.is_none()
+    }
+
     /// Lets a part of the body pass, up to the end if that is wanted.
     pub(super) fn pass(&mut self, body: &mut Option<Bytes>) {
         if self.cut {

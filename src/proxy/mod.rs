@@ -23,6 +23,7 @@ mod listen;
 mod request;
 mod settings;
 mod testimony;
+mod upgrade;
 mod websocket;
 
 pub use access_log::AccessLog;

@@ -73,9 +73,12 @@ pub(super) fn pace(request: &RequestHeader) -> Pace {
         .headers
         .get(header::ACCEPT)
         .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
-    let upgrades = request.headers.contains_key(header::UPGRADE);
-    if accepts_events || upgrades || is_grpc(request) {
-        Pace::Stream
+    if accepts_events {
+        Pace::Events
+    } else if request.headers.contains_key(header::UPGRADE) {
+        Pace::Upgrade
+    } else if is_grpc(request) {
+        Pace::Call
     } else {
         Pace::Exchange
     }
