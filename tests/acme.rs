@@ -16,6 +16,8 @@ mod support;
 use std::fs;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use cutover::acme::{Event, Method};
 
 use ca::{Misbehaving, Mood};
@@ -183,6 +185,39 @@ async fn an_order_that_was_cut_off_is_gone_on_with_and_not_made_twice() {
         "the key of the first order"
     );
     assert!(!pending.exists() && !second.order_file(&issuer, "h.example.com").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_made_in_the_moment_of_a_kill_is_found_again_by_its_key() {
+    let pebble = Pebble::start(&[]).await;
+    let mut issuer = pebble.issuer();
+    issuer.email = Some("ops@example.com".to_owned());
+    let start = |host| Edge::builder(&issuer, &[Method::Http01], &[host]);
+    let mut edge = start("k.example.com").start().await;
+    edge.issued().await;
+    let account = |edge: &Edge| {
+        let file = fs::read_to_string(edge.account_file(&issuer)).expect("an account");
+        serde_json::from_str::<serde_json::Value>(&file).expect("JSON")
+    };
+    let first = account(&edge);
+    let file = edge.account_file(&issuer);
+    let key_file = file.with_file_name("account-key.json");
+    assert!(!key_file.exists(), "it is with its account");
+    // As a kill leaves it between the CA's work and its answer.
+    let key = first["key_pkcs8"].as_str().expect("a key");
+    let key = URL_SAFE_NO_PAD.decode(key).expect("base64");
+    let state = edge.kill().await;
+    let written = serde_json::json!({"version": 1, "key": STANDARD.encode(key)});
+    fs::write(&key_file, written.to_string()).expect("written");
+    fs::remove_file(&file).expect("removed");
+    let again = start("l.example.com").on(state).start().await;
+    again.issued().await;
+    let second = account(&again);
+    assert_eq!(
+        (&second["id"], &second["key_pkcs8"]),
+        (&first["id"], &first["key_pkcs8"])
+    );
+    assert!(!key_file.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,19 +1,25 @@
 //! One attempt at one CA: account, order, challenges, certificate (RFC 8555 §7).
 //!
-//! What a later attempt needs is on disk before the next step: the account before the first
-//! order, an order's URL and key before its first challenge. So an attempt that was cut off, or
-//! that ran into its deadline, goes on with the same order instead of spending another.
+//! What a later attempt needs is on disk before the next step: the account's key before the
+//! account is made, the account before the first order, an order's URL and key before its first
+//! challenge. So an attempt that was cut off, or that ran into its deadline, goes on with the same
+//! account and order instead of spending others. Between the request for a new order and its
+//! answer there is no URL to keep: what is cut off there is asked for again, and Let's Encrypt
+//! then gives the order that is pending.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error,
     ExternalAccountKey, Identifier, Key, NewAccount, NewOrder, Order, OrderStatus, Problem,
     RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::sync::Mutex;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -23,7 +29,7 @@ use super::issuer::{Issuer, eab_key};
 use super::names::NameSet;
 use super::plan::{Attempt, FailureKind, Method};
 use super::preflight::Stop;
-use super::shelf::{Pending, Shelf};
+use super::shelf::{AccountKey, Pending, Shelf};
 use super::wire::Wire;
 use crate::tls::adopt;
 
@@ -114,6 +120,11 @@ impl Work<'_> {
             .into_iter()
             .collect();
         let contact: Vec<_> = contact.iter().map(String::as_str).collect();
+        if eab.is_none()
+            && let Some(account) = self.by_key(&contact).await?
+        {
+            return Ok(account);
+        }
         let wanted = NewAccount {
             contact: &contact,
             terms_of_service_agreed: true,
@@ -132,6 +143,62 @@ impl Work<'_> {
             "ACME account made"
         );
         Ok(account)
+    }
+
+    /// Makes an account with a key that is on disk before the CA hears of it. Should a crash come
+    /// in between, the same key finds the account that was made (RFC 8555 §7.3). The contact
+    /// follows, because instant-acme takes none here; `None`: the CA wants it at once.
+    async fn by_key(&self, contact: &[&str]) -> Result<Option<Account>, Stop> {
+        let unusable = |error: &dyn std::fmt::Display| {
+            preflight(format!(
+                "the key of the ACME account cannot be used: {error}"
+            ))
+        };
+        let stored = self.shelf.account_key(self.url());
+        let stored = stored.and_then(|stored| STANDARD.decode(stored.key).ok());
+        let pkcs8 = match stored {
+            Some(pkcs8) => pkcs8,
+            None => {
+                let (_, new) = Key::generate_pkcs8().map_err(|error| unusable(&error))?;
+                let pkcs8 = new.secret_pkcs8_der().to_vec();
+                let key = STANDARD.encode(&pkcs8);
+                let kept = self.shelf.put_account_key(self.url(), &AccountKey { key });
+                kept.map_err(|error| unusable(&error))?;
+                pkcs8
+            }
+        };
+        let key = || {
+            let der = PrivatePkcs8KeyDer::from(pkcs8.clone());
+            Ok::<_, Error>((Key::from_pkcs8_der(der.clone_key())?, der.into()))
+        };
+        let made = with_fresh_nonce!(match key() {
+            Ok(key) => {
+                let builder = Account::builder_with_http(Box::new(self.wire.clone()));
+                builder.create_from_key(key, self.url().to_owned()).await
+            }
+            Err(error) => Err(error),
+        });
+        let (account, credentials) = match made {
+            Ok(made) => made,
+            Err(Error::Api(problem)) if NEEDS_CONTACT.contains(&kind(&problem)) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(self.stop(error)),
+        };
+        if !contact.is_empty() {
+            let told = with_fresh_nonce!(account.update_contacts(contact).await);
+            told.map_err(|error| self.stop(error))?;
+        }
+        self.keep(&credentials)?;
+        if let Err(error) = self.shelf.remove_account_key(self.url()) {
+            tracing::warn!(%error, "key of an ACME account not removed from disk");
+        }
+        tracing::info!(
+            directory = self.url(),
+            account = account.id(),
+            "ACME account made"
+        );
+        Ok(Some(account))
     }
 
     fn keep(&self, credentials: &AccountCredentials) -> Result<(), Stop> {
@@ -543,6 +610,9 @@ fn policy(patience: Duration) -> RetryPolicy {
         .backoff(1.5)
         .timeout(patience)
 }
+
+/// A CA that takes no account without a contact.
+const NEEDS_CONTACT: [&str; 2] = ["invalidContact", "unsupportedContact"];
 
 /// What a CA says to a `replaces` that it does not accept (RFC 9773 §5).
 const NOT_REPLACEABLE: [&str; 4] = ["alreadyReplaced", "malformed", "unauthorized", "conflict"];

@@ -5,6 +5,7 @@
 //! state_dir/acme/lock                           held by the process that orders
 //! state_dir/acme/journal.json                   failures, waits, tokens spent
 //! state_dir/acme/CA/account.json                key and URL of the account
+//! state_dir/acme/CA/account-key.json            key of an account that is being made
 //! state_dir/acme/CA/orders/NAME.json            an order that is not over: its URL and key
 //! ```
 
@@ -44,6 +45,13 @@ pub(super) struct Pending {
     /// Its URL.
     pub(super) url: String,
     /// The private key that its request is signed with, PEM.
+    pub(super) key: String,
+}
+
+/// The key of an account that the CA may know already, or not yet.
+#[derive(Serialize, Deserialize)]
+pub(super) struct AccountKey {
+    /// PKCS#8, base64.
     pub(super) key: String,
 }
 
@@ -156,6 +164,19 @@ impl Shelf {
         write_json(&self.account_file(directory), account)
     }
 
+    pub(super) fn account_key(&self, directory: &str) -> Option<AccountKey> {
+        self.read(&self.account_key_file(directory))
+    }
+
+    pub(super) fn put_account_key(&self, directory: &str, key: &AccountKey) -> io::Result<()> {
+        write_json(&self.account_key_file(directory), key)
+    }
+
+    /// It is kept with its account from now on.
+    pub(super) fn remove_account_key(&self, directory: &str) -> io::Result<()> {
+        there(fs::remove_file(self.account_key_file(directory))).map(|_| ())
+    }
+
     /// The CA does not know the account any more. Its key is kept beside, not lost.
     pub(super) fn retire_account(&self, directory: &str) -> io::Result<()> {
         let file = self.account_file(directory);
@@ -195,6 +216,11 @@ impl Shelf {
 
     fn account_file(&self, directory: &str) -> PathBuf {
         self.acme().join(folder(directory)).join("account.json")
+    }
+
+    fn account_key_file(&self, directory: &str) -> PathBuf {
+        let account = self.account_file(directory);
+        account.with_file_name("account-key.json")
     }
 
     fn order_file(&self, directory: &str, names: &NameSet) -> PathBuf {
