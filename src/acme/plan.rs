@@ -226,6 +226,15 @@ struct State {
     forced: bool,
 }
 
+impl Journal {
+    /// What is remembered of `names`.
+    #[must_use]
+    pub fn record(&self, names: &NameSet) -> Record {
+        let record = self.records.get(&names.folder());
+        record.cloned().unwrap_or_default()
+    }
+}
+
 impl Plan {
     /// A plan that goes on where `journal` ended.
     #[must_use]
@@ -306,8 +315,7 @@ impl Plan {
     /// What is remembered of `names`.
     #[must_use]
     pub fn record(&self, names: &NameSet) -> Record {
-        let record = self.journal.records.get(&names.folder());
-        record.cloned().unwrap_or_default()
+        self.journal.record(names)
     }
 
     /// The certificate that is there for `names`.

@@ -266,6 +266,18 @@ fn time(timestamp: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0))
 }
 
+/// The end of the first certificate of a PEM text.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn not_after(text: &[u8]) -> Result<SystemTime, Fault> {
+    let chain = chain_from_pem(text)?;
+    let leaf = chain.first().ok_or(Fault::NoCertificate)?;
+    let leaf =
+        Leaf::from_der(leaf).map_err(|reason| Fault::BadCertificate { number: 1, reason })?;
+    Ok(leaf.not_after)
+}
+
 pub(super) fn chain_from_pem(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(text)
         .collect::<Result<_, _>>()

@@ -38,7 +38,7 @@ mod watch;
 
 pub use acceptor::{Acceptor, ChallengeCertificates, Refused};
 pub use ca::root_file;
-pub use certificate::{CertificateInfo, ServedCertificate, Source};
+pub use certificate::{CertificateInfo, ServedCertificate, Source, not_after};
 pub use client::ClientCertificate;
 pub use error::{Fault, TlsError};
 pub use event::Event;

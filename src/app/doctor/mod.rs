@@ -3,6 +3,11 @@
 //! Works beside a running daemon and without one. Every check gives at least one [`Finding`], so
 //! that what was looked at is seen too.
 
+mod certificates;
+mod container;
+mod holder;
+mod sockets;
+
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -13,7 +18,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::clock;
-use crate::config::{self, Config, Tls};
+use crate::config::{self, Config};
 use crate::http::Resolver;
 use crate::model::{Color, Endpoint, UpstreamAddr};
 use crate::switch::journal;
@@ -107,13 +112,14 @@ pub async fn doctor(file: &Path, running: bool) -> Vec<Finding> {
         )
     }));
     found.extend(ports(&config, running));
+    found.extend(sockets::sockets(&config, running));
     found.extend(storage(&config.state_dir));
     found.push(clock_check());
     found.push(descriptors(&config));
     found.push(trusted(&config));
-    found.extend(certificates(&config));
+    found.extend(certificates::certificates(&config, clock::wall()));
     found.extend(upstreams(&config).await);
-    found.push(stop_time(&config));
+    found.push(container::stop_time(&config).await);
     found
 }
 
@@ -129,7 +135,10 @@ fn ports(config: &Config, running: bool) -> Vec<Finding> {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::bad(
             CHECK,
             Level::Problem,
-            format!("{address} is taken"),
+            match holder::holder(*address) {
+                Some(holder) => format!("{address} is taken by {holder}"),
+                None => format!("{address} is taken, by whom is not known to this user"),
+            },
             "another program listens there: cutover cannot start",
             "stop it (`ss -ltnp` names it), or change [listen]",
         ),
@@ -326,41 +335,6 @@ fn trusted(config: &Config) -> Finding {
     Finding::ok("trusted proxies", what)
 }
 
-fn certificates(config: &Config) -> Vec<Finding> {
-    const CHECK: &str = "certificates";
-    let mut found = Vec::new();
-    for site in &config.sites {
-        let Tls::Files { cert, key } = &site.tls else {
-            continue;
-        };
-        for path in [cert, key] {
-            found.push(match fs::metadata(path) {
-                Ok(metadata) if path == key && metadata.permissions().mode() & 0o077 != 0 => {
-                    Finding::bad(
-                        CHECK,
-                        Level::Warning,
-                        format!("{} can be read by others", path.display()),
-                        "whoever has the key can be this site",
-                        "chmod 600 the file",
-                    )
-                }
-                Ok(_) => Finding::ok(CHECK, format!("{} is there", path.display())),
-                Err(error) => Finding::bad(
-                    CHECK,
-                    Level::Problem,
-                    format!("{}: {error}", path.display()),
-                    "cutover does not start without it",
-                    "put the file there, or mend the path in the site's tls",
-                ),
-            });
-        }
-    }
-    if found.is_empty() {
-        found.push(Finding::ok(CHECK, "none from files"));
-    }
-    found
-}
-
 async fn upstreams(config: &Config) -> Vec<Finding> {
     let resolver = Resolver::system();
     let mut found = Vec::new();
@@ -427,25 +401,6 @@ async fn upstream_check(resolver: &Resolver, name: &str, upstream: &UpstreamAddr
     unreachable(last)
 }
 
-fn stop_time(config: &Config) -> Finding {
-    let needed = config.shutdown_delay + config.shutdown_grace + Duration::from_secs(5);
-    let seconds = needed.as_secs();
-    if Path::new("/.dockerenv").exists() && needed > Duration::from_secs(10) {
-        return Finding::bad(
-            "stop",
-            Level::Warning,
-            format!("a stop may take {seconds} s, Docker kills after 10 s unless told otherwise"),
-            "requests in flight are cut when the container is replaced",
-            "set `stop_grace_period` of the proxy in the Compose file to at least that; this is said \
-             whether it is set or not, because a container cannot see it",
-        );
-    }
-    Finding::ok(
-        "stop",
-        format!("a stop may take {seconds} s; whoever stops it must wait as long"),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -481,7 +436,7 @@ mod tests {
         assert!(
             found
                 .iter()
-                .any(|one| one.level == Level::Problem && one.what.contains("is taken"))
+                .any(|one| one.level == Level::Problem && one.what.contains("is taken by"))
         );
         assert_eq!(worst(&ports(&config, true)), Level::Ok);
     }
