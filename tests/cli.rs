@@ -12,12 +12,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cutover::admin::listen::AdminSocket;
 use cutover::admin::wire::{
-    Candidate, Certificate, CertificateReport, ConfigReport, ControlError, Done, DrainStatus,
-    ErrorCode, ExplainReport, ExplainRequest, FailingRoute, FailureSample, GateFailure,
-    HistoryReport, HistoryRequest, InFlight, JudgeReport, JudgeService, Operation, Outcome,
-    OutcomeKind, Phase, Progress, ReloadReport, RenewRequest, RollbackRequest, ServiceState,
-    ServiceStatus, Share, SlotStatus, Slots, Status, SwitchRequest, SwitchStatus, Tally,
-    UpstreamStatus,
+    Candidate, Certificate, CertificateReport, ConfigReport, ControlError, DecisionRequest, Done,
+    DrainStatus, ErrorCode, ExplainReport, ExplainRequest, FailingRoute, FailureSample,
+    GateFailure, HistoryReport, HistoryRequest, InFlight, JudgeReport, JudgeService, Operation,
+    Outcome, OutcomeKind, Phase, Progress, ReloadReport, RenewRequest, RollbackRequest,
+    ServiceState, ServiceStatus, Share, SlotStatus, Slots, Status, SwitchRequest, SwitchStatus,
+    Tally, UpstreamStatus,
 };
 use cutover::admin::{Actor, Control, Reporter, server};
 use cutover::clock;
@@ -119,6 +119,7 @@ fn full_status() -> Status {
                 stack: "back".into(),
                 switch: None,
                 drains: Vec::new(),
+                hold: None,
             },
             ServiceStatus {
                 name: "web".into(),
@@ -155,6 +156,7 @@ fn full_status() -> Status {
                     deadline_ms: 12_000,
                     blocking: Vec::new(),
                 }],
+                hold: None,
             },
         ],
         certificates: vec![
@@ -174,6 +176,8 @@ fn full_status() -> Status {
             },
         ],
         docker: None,
+        freeze: None,
+        maintenance: Vec::new(),
         warnings: vec!["ops listens on every address".to_owned()],
         version: "0.1.0".to_owned(),
         uptime_s: 273_900,
@@ -223,11 +227,11 @@ impl Control for Fake {
         self.outcome()
     }
 
-    async fn promote(&self, _actor: Actor) -> Result<Outcome, ControlError> {
+    async fn promote(&self, _: Actor, _: DecisionRequest) -> Result<Outcome, ControlError> {
         self.outcome()
     }
 
-    async fn abort(&self, _actor: Actor) -> Result<Outcome, ControlError> {
+    async fn abort(&self, _: Actor, _: DecisionRequest) -> Result<Outcome, ControlError> {
         self.outcome()
     }
 

@@ -109,10 +109,10 @@ fn an_outage_under_a_hold_costs_no_request_and_no_order() {
         head.starts_with("http/1.1 503") && head.contains("retry-after: "),
         "{answer:?}"
     );
-    assert!(
-        edge.status()["warnings"]
-            .to_string()
-            .contains("500 wait, 1 were refused")
+    let hold = edge.status()["services"][0]["hold"].clone();
+    assert_eq!(
+        (&hold["waiting"], &hold["refused"]),
+        (&500.into(), &1.into())
     );
     thread::sleep(Duration::from_secs(2).saturating_sub(down.elapsed()));
     *stop.lock().expect("not poisoned") = false;
@@ -194,6 +194,14 @@ fn a_request_waits_no_longer_than_it_should_and_who_leaves_frees_the_place() {
         move || curl(&[&plain])
     });
     wait_until("it waits", || held(&edge) == 1);
+    let hold = edge.status()["services"][0]["hold"].clone();
+    assert_eq!(
+        (&hold["waiting"], &hold["max_ms"]),
+        (&1.into(), &3_000.into())
+    );
+    assert!(hold["until"].as_str() > hold["since"].as_str(), "{hold}");
+    let shown = edge.proxyctl(&["status"]).stdout;
+    assert!(shown.contains("hold  1 requests wait"), "{shown}");
     assert_eq!(edge.proxyctl(&["switch", "green", "--no-wait"]).code, 0);
     assert_eq!(edge.proxyctl(&["resume", "--service", "web"]).code, 0);
     assert_eq!(client.join().expect("a client").stdout, "green");
@@ -233,6 +241,16 @@ fn maintenance_closes_a_service_for_all_but_some_and_survives_a_restart() {
     edge.stop("-KILL");
     edge.spawn();
     assert_eq!(curl(&[&url]).stdout, "Back at <noon>\n", "after a restart");
+    let closed = edge.status()["maintenance"].clone();
+    assert_eq!(
+        (&closed[0]["service"], &closed[0]["message"]),
+        (&"web".into(), &"Back at <noon>".into())
+    );
+    let shown = edge.proxyctl(&["status"]).stdout;
+    assert!(
+        shown.contains("maintenance  service web is closed: Back at <noon>"),
+        "{shown}"
+    );
     let open = format!(
         "[maintenance]\nallow = [\"127.0.0.0/8\"]\n{}",
         origins.config("")
@@ -292,6 +310,15 @@ fn a_freeze_refuses_a_switch_after_a_restart_too() {
     edge.stop("-KILL");
     edge.spawn();
     edge.wait_healthy();
+    let frozen = edge.status()["freeze"].clone();
+    assert_eq!(frozen["why"], "the sale");
+    assert!(frozen["by"].to_string().contains("(uid "), "{frozen}");
+    assert!(frozen["since"].to_string().contains('T') && frozen["until"].is_null());
+    let shown = edge.proxyctl(&["status"]).stdout;
+    assert!(
+        shown.contains("frozen  no switch until `unfreeze`: the sale"),
+        "{shown}"
+    );
     let refused = edge.proxyctl(&["switch", "green", "--force"]);
     assert_eq!(refused.code, 3, "{refused:?}");
     assert!(
@@ -299,6 +326,7 @@ fn a_freeze_refuses_a_switch_after_a_restart_too() {
         "{refused:?}"
     );
     assert_eq!(edge.proxyctl(&["unfreeze"]).code, 0);
+    assert!(edge.status()["freeze"].is_null());
     let id = [
         "switch",
         "green",

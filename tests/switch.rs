@@ -444,6 +444,65 @@ fn a_switch_is_observed_and_can_be_undone_kept_or_given_up() {
 }
 
 #[test]
+fn a_command_repeated_after_a_kill_joins_its_watch_and_every_override_is_in_the_history() {
+    let origins = Origins::start();
+    let mut edge = Edge::start(&origins.config("observe = \"10m\""));
+    edge.wait_healthy();
+    let asked = [
+        "switch",
+        "green",
+        "--force",
+        "--id",
+        "deploy-1",
+        "--no-wait",
+    ];
+    assert_eq!(edge.proxyctl(&asked).code, 0);
+    edge.stop("-KILL");
+    edge.spawn();
+    let again = edge.proxyctl(&asked);
+    assert_eq!(again.code, 0, "{again:?}");
+    assert!(
+        again.stdout.contains("green takes new requests"),
+        "{again:?}"
+    );
+    let waiting = edge
+        .proxyctl_command()
+        .args(&asked[..5])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("proxyctl");
+    assert_eq!(edge.status()["services"][0]["state"], "observe");
+    let kept = edge.proxyctl(&["promote", "--why", "it is well", "--id", "promote-1"]);
+    assert_eq!(kept.code, 0, "{kept:?}");
+    let joined = waiting.wait_with_output().expect("an end");
+    assert_eq!(joined.status.code(), Some(0), "{joined:?}");
+    assert_eq!(edge.proxyctl(&["rollback"]).code, 0);
+    for repeated in [&asked[..], &["promote", "--id", "promote-1"]] {
+        assert_eq!(edge.proxyctl(repeated).code, 0, "as it was told then");
+    }
+    assert_eq!(edge.live(), "blue", "nothing was done twice");
+    let history = edge.proxyctl(&["history", "--json"]).stdout;
+    let history: serde_json::Value = serde_json::from_str(&history).expect("JSON");
+    let entries = history["history"].as_array().expect("entries");
+    let entry = |what: &str| {
+        let of_it: Vec<_> = entries.iter().filter(|one| one["what"] == what).collect();
+        assert_eq!(of_it.len(), 1, "{what}: {history}");
+        of_it[0].clone()
+    };
+    for (what, why) in [
+        ("force", "the gate was skipped"),
+        ("promote", "it is well"),
+        ("switch", ""),
+        ("rollback", "asked for"),
+    ] {
+        let entry = entry(what);
+        assert!(entry["why"].to_string().contains(why), "{entry}");
+        assert!(entry["who"].to_string().contains("(uid "), "{entry}");
+    }
+}
+
+#[test]
 fn a_stop_under_load_answers_every_request_that_was_sent() {
     let origins = Origins::start();
     let mut edge = Edge::start(&origins.config("observe = \"0s\""));

@@ -20,10 +20,10 @@ use tokio::time::timeout;
 
 use super::server::HEARTBEAT;
 use super::wire::{
-    CertificateReport, ConfigReport, ControlError, Done, ErrorBody, ErrorCode, Event,
-    ExplainReport, ExplainRequest, HistoryReport, HistoryRequest, JudgeReport, Operation, Outcome,
-    OutcomeBody, Progress, ReadyReport, ReloadReport, RenewRequest, RollbackRequest, Status,
-    SwitchRequest,
+    CertificateReport, ConfigReport, ControlError, DecisionRequest, Done, ErrorBody, ErrorCode,
+    Event, ExplainReport, ExplainRequest, HistoryReport, HistoryRequest, JudgeReport, Operation,
+    Outcome, OutcomeBody, Progress, ReadyReport, ReloadReport, RenewRequest, RollbackRequest,
+    Status, SwitchRequest,
 };
 
 /// Asks the daemon behind one socket.
@@ -89,9 +89,9 @@ impl Client {
     ///
     /// # Errors
     /// The daemon's, or unreachable.
-    pub async fn promote(&self) -> Result<Outcome, ControlError> {
+    pub async fn promote(&self, request: &DecisionRequest) -> Result<Outcome, ControlError> {
         let body: OutcomeBody = self
-            .call(Method::POST, "promote", &(), WRITE_TIMEOUT)
+            .call(Method::POST, "promote", request, WRITE_TIMEOUT)
             .await?;
         Ok(body.outcome)
     }
@@ -100,8 +100,10 @@ impl Client {
     ///
     /// # Errors
     /// The daemon's, or unreachable.
-    pub async fn abort(&self) -> Result<Outcome, ControlError> {
-        let body: OutcomeBody = self.call(Method::POST, "abort", &(), WRITE_TIMEOUT).await?;
+    pub async fn abort(&self, request: &DecisionRequest) -> Result<Outcome, ControlError> {
+        let body: OutcomeBody = self
+            .call(Method::POST, "abort", request, WRITE_TIMEOUT)
+            .await?;
         Ok(body.outcome)
     }
 

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::wire::{
-    CertificateReport, ConfigReport, ControlError, Done, ExplainReport, ExplainRequest,
-    HistoryReport, HistoryRequest, JudgeReport, Operation, Outcome, Progress, ReloadReport,
-    RenewRequest, RollbackRequest, Status, SwitchRequest,
+    CertificateReport, ConfigReport, ControlError, DecisionRequest, Done, ExplainReport,
+    ExplainRequest, HistoryReport, HistoryRequest, JudgeReport, Operation, Outcome, Progress,
+    ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest,
 };
 
 /// The daemon as the control API sees it.
@@ -38,10 +38,14 @@ pub trait Control: Send + Sync + 'static {
     ) -> Result<Outcome, ControlError>;
 
     /// Ends an observe or canary early: the target stays. Returns when that is durable.
-    async fn promote(&self, actor: Actor) -> Result<Outcome, ControlError>;
+    async fn promote(
+        &self,
+        actor: Actor,
+        request: DecisionRequest,
+    ) -> Result<Outcome, ControlError>;
 
     /// Ends a gate, observe or canary early: the former slot is live. Returns when it is.
-    async fn abort(&self, actor: Actor) -> Result<Outcome, ControlError>;
+    async fn abort(&self, actor: Actor, request: DecisionRequest) -> Result<Outcome, ControlError>;
 
     /// Reads the configuration again. An error means that nothing was changed.
     async fn reload(&self, actor: Actor) -> Result<ReloadReport, ControlError>;

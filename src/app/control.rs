@@ -10,13 +10,13 @@ use super::daemon::{Daemon, ReloadError};
 use super::explain::{Target, explain};
 use super::{certification, judge, operations, status};
 use crate::admin::wire::{
-    CertificateReport, ConfigReport, ControlError, Done, ErrorCode, ExplainReport, ExplainRequest,
-    HistoryReport, HistoryRequest, JudgeReport, Operation, Outcome, OutcomeKind, Phase, Progress,
-    ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest, SwitchStatus,
+    CertificateReport, ConfigReport, ControlError, DecisionRequest, Done, ErrorCode, ExplainReport,
+    ExplainRequest, HistoryReport, HistoryRequest, JudgeReport, Operation, Outcome, OutcomeKind,
+    Phase, Progress, ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest,
+    SwitchStatus,
 };
 use crate::admin::{Actor, Control, Reporter};
 use crate::clock;
-use crate::history::Entry;
 use crate::model::{Color, ServiceName};
 use crate::switch::{self, By, Refusal, Switchboard, VerbRequest};
 
@@ -40,7 +40,13 @@ impl Control for DaemonControl {
     ) -> Result<Outcome, ControlError> {
         let switchboard = self.switchboard()?;
         let wait = request.wait;
-        self.check_quarantine(&switchboard, &request)?;
+        let known = match &request.id {
+            Some(id) => switchboard.knows(id).await,
+            None => false,
+        };
+        if !known && !request.force {
+            self.check_quarantine(&switchboard, &request)?;
+        }
         let news = switchboard.switch(switch::SwitchRequest {
             color: request.target,
             services: request.services,
@@ -48,11 +54,7 @@ impl Control for DaemonControl {
             release: request.release,
             confirm_within: request.confirm_within_ms.map(Duration::from_millis),
             canary_percent: request.canary,
-            by: By {
-                id: request.id,
-                why: request.why,
-                ..by(&actor)
-            },
+            by: by(&actor, request.id, request.why),
         });
         Follower {
             switchboard: &switchboard,
@@ -70,37 +72,34 @@ impl Control for DaemonControl {
         request: RollbackRequest,
         _reporter: Reporter,
     ) -> Result<Outcome, ControlError> {
-        let mut verb = verb(&actor);
-        verb.by.id = request.id;
-        verb.by.why = request.why;
+        let verb = verb(&actor, request.id, request.why);
         let outcome = self.switchboard()?.rollback(verb).await;
         told(outcome)
     }
 
-    async fn promote(&self, actor: Actor) -> Result<Outcome, ControlError> {
-        let outcome = self.switchboard()?.promote(verb(&actor)).await;
+    async fn promote(
+        &self,
+        actor: Actor,
+        request: DecisionRequest,
+    ) -> Result<Outcome, ControlError> {
+        let verb = verb(&actor, request.id, request.why);
+        let outcome = self.switchboard()?.promote(verb).await;
         told(outcome)
     }
 
-    async fn abort(&self, actor: Actor) -> Result<Outcome, ControlError> {
-        let outcome = self.switchboard()?.abort(verb(&actor)).await;
+    async fn abort(&self, actor: Actor, request: DecisionRequest) -> Result<Outcome, ControlError> {
+        let verb = verb(&actor, request.id, request.why);
+        let outcome = self.switchboard()?.abort(verb).await;
         told(outcome)
     }
 
     async fn reload(&self, actor: Actor) -> Result<ReloadReport, ControlError> {
-        let before = self.0.config.load_full();
-        let warnings = self.0.reload().await.map_err(reload_error)?;
+        let reloaded = self.0.reload(&actor.to_string()).await;
+        let (changes, warnings) = reloaded.map_err(reload_error)?;
         tracing::info!(%actor, "configuration reloaded");
-        self.0.record(Entry {
-            what: "reload".to_owned(),
-            who: actor.to_string(),
-            result: "done".to_owned(),
-            why: status::changes(&before, &self.0.config.load()).join("; "),
-            ..Entry::default()
-        });
         Ok(ReloadReport {
             config: self.0.file.as_ref().map(|file| file.display().to_string()),
-            changes: status::changes(&before, &self.0.config.load()),
+            changes,
             warnings,
         })
     }
@@ -162,13 +161,6 @@ impl DaemonControl {
         request: &SwitchRequest,
     ) -> Result<(), ControlError> {
         let quarantine = &self.0.quarantine;
-        if request.force {
-            if quarantine.release(&request.services, request.target) {
-                let daemon = Arc::clone(&self.0);
-                tokio::task::spawn_blocking(move || daemon.quarantine.save());
-            }
-            return Ok(());
-        }
         let known = |service: &ServiceName| switchboard.release(service, request.target);
         let release = request.release.as_ref();
         let config = self.0.config.load();
@@ -214,18 +206,18 @@ impl DaemonControl {
     }
 }
 
-fn by(actor: &Actor) -> By {
+fn by(actor: &Actor, id: Option<String>, why: Option<String>) -> By {
     By {
-        id: None,
+        id,
         actor: actor.to_string(),
-        why: None,
+        why,
     }
 }
 
-fn verb(actor: &Actor) -> VerbRequest {
+fn verb(actor: &Actor, id: Option<String>, why: Option<String>) -> VerbRequest {
     VerbRequest {
         services: Vec::new(),
-        by: by(actor),
+        by: by(actor, id, why),
     }
 }
 

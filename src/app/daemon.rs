@@ -16,12 +16,12 @@ use super::judge::Verdicts;
 use super::memory::{Memories, Quarantine, Watches};
 use super::notes;
 use super::publisher::{Publisher, fill};
-use super::{operations, resolve};
+use super::{operations, resolve, status};
 use crate::acme::{Issuer, IssuerError};
 use crate::clock;
 use crate::config::{Config, Diagnostic, Diagnostics, IpSet, Service};
 use crate::health::{ProbeTarget, Prober};
-use crate::history::{Entry, History};
+use crate::history::{Entry, History, Keep};
 use crate::http::Resolver;
 use crate::metrics::{LiveColor, LiveService, LiveState, Metrics, Outcome};
 use crate::model::{Color, ServiceName};
@@ -76,6 +76,14 @@ pub(super) struct Daemon {
     pub(super) shown: std::sync::Mutex<BTreeSet<String>>,
 }
 
+/// How much of the history is kept.
+pub(super) const fn keep(config: &Config) -> Keep {
+    Keep {
+        entries: config.history.keep,
+        age: config.history.age,
+    }
+}
+
 /// Why a reload changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReloadError {
@@ -105,10 +113,27 @@ impl Daemon {
         Ok(())
     }
 
-    /// Reads the file again and takes it over, or changes nothing.
-    pub(super) async fn reload(self: &Arc<Self>) -> Result<Vec<String>, ReloadError> {
+    /// Reads the file again and takes it over, or changes nothing. Gives what is different and
+    /// what to warn of.
+    pub(super) async fn reload(
+        self: &Arc<Self>,
+        who: &str,
+    ) -> Result<(Vec<String>, Vec<String>), ReloadError> {
         let _one_at_a_time = self.reloading.lock().await;
+        let before = self.config.load_full();
         let result = self.read_and_apply().await;
+        let changes = status::changes(&before, &self.config.load());
+        let (word, why) = match &result {
+            Ok(_) => ("done", changes.join("; ")),
+            Err(error) => ("failed", error.to_string()),
+        };
+        self.record(Entry {
+            what: "reload".to_owned(),
+            who: who.to_owned(),
+            result: word.to_owned(),
+            why,
+            ..Entry::default()
+        });
         let outcome = if result.is_ok() {
             Outcome::Success
         } else {
@@ -137,7 +162,7 @@ impl Daemon {
                     .tell(notes::rejected(&error.to_string(), details));
             }
         }
-        result
+        result.map(|warnings| (changes, warnings))
     }
 
     async fn read_and_apply(self: &Arc<Self>) -> Result<Vec<String>, ReloadError> {
@@ -194,6 +219,7 @@ impl Daemon {
         self.acceptor.set_deadline(config.timeouts.tls_handshake);
         self.settings.store(Arc::new(Settings::new(&config)));
         self.notifier.follow(&config.notify);
+        self.history.follow(keep(&config));
         self.ops_allow
             .store(Arc::new(config.listen.ops_allow.clone()));
         self.names.send_replace(resolve::names(&config));

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::history::Entry;
 use crate::metrics::{RollbackReason, SwitchOutcome};
 use crate::model::{Color, ServiceName, StackName};
-use crate::switch::{Cause, Event, Outcome, Phase, StackStatus, Stamped, Switchboard};
+use crate::switch::{Cause, Event, Outcome, Override, Phase, StackStatus, Stamped, Switchboard};
 
 /// Follows the switchboard for ever.
 pub(super) async fn follow(
@@ -22,8 +22,11 @@ pub(super) async fn follow(
     switchboard: Switchboard,
     mut events: Receiver<Stamped>,
 ) {
-    let mut runs = BTreeMap::new();
     let mut status = switchboard.watch();
+    let mut runs: BTreeMap<StackName, Run> = BTreeMap::new();
+    for stack in switchboard.status().iter() {
+        runs.extend(Run::resumed(stack).map(|run| (stack.stack.clone(), run)));
+    }
     loop {
         name_releases(&daemon, &switchboard);
         if let Some(watched) = watched(&status.borrow_and_update()) {
@@ -42,8 +45,11 @@ pub(super) async fn follow(
                 }
                 after_a_rollback(&daemon, &switchboard, &stamped.event);
                 let now = clock::now();
-                let run: &mut Run = runs.entry(stamped.stack.clone()).or_default();
-                for entry in run.happened(now, &stamped.event) {
+                let run = runs.entry(stamped.stack.clone()).or_default();
+                for mut entry in run.happened(now, &stamped.event) {
+                    if entry.what == "force" {
+                        entry.why.push_str(&let_go(&daemon, &entry));
+                    }
                     daemon.record(entry);
                 }
                 run.watch(&switchboard.status(), &stamped.stack);
@@ -64,6 +70,23 @@ struct Run {
 }
 
 impl Run {
+    /// What is under watch when the daemon starts.
+    fn resumed(stack: &StackStatus) -> Option<Self> {
+        let run = stack.run.as_ref()?;
+        Some(Self {
+            entry: Entry {
+                what: "switch".to_owned(),
+                who: run.actor.clone(),
+                services: run.services.clone(),
+                from: Some(run.target.other()),
+                to: Some(run.target),
+                why: run.why.clone().unwrap_or_default(),
+                ..Entry::default()
+            },
+            ..Self::default()
+        })
+    }
+
     /// What is over now.
     fn happened(&mut self, now: Instant, event: &Event) -> Vec<Entry> {
         let since = |then: Option<Instant>| {
@@ -153,6 +176,28 @@ impl Run {
                 }
                 vec![entry]
             }
+            Event::Overridden {
+                actor,
+                why,
+                what,
+                target,
+                services,
+            } => {
+                let said = why.iter().map(|why| format!("; {why}"));
+                let said: String = said.collect();
+                vec![Entry {
+                    what: word(what).to_owned(),
+                    who: actor.clone(),
+                    services: services.clone(),
+                    from: Some(target.other()),
+                    to: Some(*target),
+                    result: "done".to_owned(),
+                    why: notes::of_override(what) + &said,
+                    requests: self.entry.requests,
+                    failures: self.entry.failures,
+                    ..Entry::default()
+                }]
+            }
             Event::Held { .. }
             | Event::Drained { .. }
             | Event::NotDurable { .. }
@@ -169,6 +214,26 @@ impl Run {
             self.entry.failures = Some(seen.errors);
         }
     }
+}
+
+/// The verb that set something aside.
+const fn word(what: &Override) -> &'static str {
+    match what {
+        Override::Gate { .. } => "force",
+        Override::Promote { .. } => "promote",
+        Override::Abort { .. } => "abort",
+    }
+}
+
+/// A release that somebody insists on is in quarantine no more; what to say of that.
+fn let_go(daemon: &Arc<Daemon>, forced: &Entry) -> String {
+    let color = forced.to.unwrap_or(Color::Blue);
+    if !daemon.quarantine.release(&forced.services, color) {
+        return String::new();
+    }
+    let daemon = Arc::clone(daemon);
+    tokio::task::spawn_blocking(move || daemon.quarantine.save());
+    "; it was rolled back before, and tried again".to_owned()
 }
 
 /// Services whose new release is under watch. `None` while a rollback is being published: until
@@ -267,6 +332,7 @@ fn count(daemon: &Daemon, event: &Event) {
         }
         Event::SwitchAccepted { .. }
         | Event::CutOver { .. }
+        | Event::Overridden { .. }
         | Event::Held { .. }
         | Event::DrainBegan { .. }
         | Event::Drained { .. }
@@ -312,5 +378,56 @@ const fn switch_outcome(outcome: &Outcome) -> Option<SwitchOutcome> {
         | Outcome::Cancelled
         | Outcome::Recorded(_)
         | Outcome::Failed { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notify::EventKind;
+
+    #[test]
+    fn every_override_has_an_entry_of_its_own_and_is_told() {
+        let overrides = [
+            (Override::Gate { failing: vec![] }, "force", "it was open"),
+            (
+                Override::Promote {
+                    watched: Duration::from_secs(12),
+                    held: Some("a shared cause".to_owned()),
+                },
+                "promote",
+                "after 12 s of its watch, while it was held: a shared cause; because",
+            ),
+            (
+                Override::Abort {
+                    phase: Phase::Probing,
+                },
+                "abort",
+                "before any traffic moved; because",
+            ),
+        ];
+        for (what, word, why) in overrides {
+            let event = Event::Overridden {
+                actor: "ann (uid 1000)".to_owned(),
+                why: Some("because".to_owned()),
+                what,
+                target: Color::Green,
+                services: vec!["web".into()],
+            };
+            let entries = Run::default().happened(clock::now(), &event);
+            let [entry] = entries.as_slice() else {
+                panic!("{entries:?}");
+            };
+            assert_eq!(
+                (entry.what.as_str(), entry.who.as_str()),
+                (word, "ann (uid 1000)")
+            );
+            assert!(entry.why.contains(why), "{}", entry.why);
+            let note = notes::of_entry(entry).expect("it is told");
+            assert_eq!(
+                (note.event, note.who),
+                (EventKind::Override, entry.who.clone())
+            );
+        }
     }
 }

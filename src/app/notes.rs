@@ -10,7 +10,7 @@ use crate::admin::wire::Done;
 use crate::history::Entry;
 use crate::model::ServiceName;
 use crate::notify::{Delivered, EventKind, Note, Notifier};
-use crate::switch::{Cause, Event, Outcome};
+use crate::switch::{Cause, Event, Outcome, Override, Phase};
 use crate::{clock, tls};
 
 /// What a switch did.
@@ -107,7 +107,39 @@ pub(super) fn of_switch(daemon: &Daemon, event: &Event) -> Option<Note> {
             EventKind::Recovered,
             "the state is on disk again",
         )),
-        Event::SwitchAccepted { .. } | Event::DrainBegan { .. } | Event::Drained { .. } => None,
+        // What was set aside is told with its entry in the history.
+        Event::Overridden { .. }
+        | Event::SwitchAccepted { .. }
+        | Event::DrainBegan { .. }
+        | Event::Drained { .. } => None,
+    }
+}
+
+/// What a person set aside.
+pub(super) fn of_override(what: &Override) -> String {
+    match what {
+        Override::Gate { failing } if failing.is_empty() => {
+            "the gate was skipped; it was open".to_owned()
+        }
+        Override::Gate { failing } => {
+            let each: Vec<_> = failing.iter().map(ToString::to_string).collect();
+            format!("the gate was skipped; it was shut: {}", each.join("; "))
+        }
+        Override::Promote { watched, held } => {
+            let held = held.iter().map(|why| format!(", while it was held: {why}"));
+            let held: String = held.collect();
+            format!("kept after {} s of its watch{held}", watched.as_secs())
+        }
+        Override::Abort { phase } => match phase {
+            Phase::Probing | Phase::Switching => {
+                "the switch was cancelled before any traffic moved".to_owned()
+            }
+            Phase::Idle
+            | Phase::Observing
+            | Phase::Held
+            | Phase::RollingBack
+            | Phase::Committing => "the switch was ended under watch, and undone".to_owned(),
+        },
     }
 }
 
@@ -117,9 +149,8 @@ pub(super) fn of_entry(entry: &Entry) -> Option<Note> {
         "still failing" => EventKind::StillBad,
         "would go back" | "would hold" => EventKind::Alert,
         "recovery" | "repair" => EventKind::Recovered,
-        "hold" | "resume" | "freeze" | "unfreeze" | "maintenance on" | "maintenance off" => {
-            EventKind::Override
-        }
+        "force" | "promote" | "abort" | "hold" | "resume" | "freeze" | "unfreeze"
+        | "maintenance on" | "maintenance off" => EventKind::Override,
         _ => return None,
     };
     let title = match entry.services.is_empty() {

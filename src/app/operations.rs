@@ -120,8 +120,10 @@ pub(super) async fn operate(
     Ok(done)
 }
 
-const SERVICE: &str = "service:";
-const SITE: &str = "site:";
+/// Before the name of a service that is closed for maintenance.
+pub(super) const SERVICE: &str = "service:";
+/// Before the first host of a site that is.
+pub(super) const SITE: &str = "site:";
 
 fn hold(daemon: &Daemon, services: &[ServiceName], max: Duration) -> Done {
     let now = clock::now();

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use super::addresses::Addresses;
 use super::certification::{self, Certification};
 use super::control::DaemonControl;
-use super::daemon::{Daemon, lines, place_and_word};
+use super::daemon::{Daemon, keep, lines, place_and_word};
 use super::driver::PoolDriver;
 use super::judge::{Evidence as Judge, Verdicts};
 use super::memory::{self, Memories, Quarantine, Watches};
@@ -27,7 +27,7 @@ use crate::admin::{ops, server};
 use crate::clock;
 use crate::config::{self, Config, Tls};
 use crate::health::Prober;
-use crate::history::{Entry, History, Keep};
+use crate::history::{Entry, History};
 use crate::http::{Client, Resolver};
 use crate::metrics::Metrics;
 use crate::model::{Scheme, ServiceName};
@@ -126,7 +126,7 @@ async fn serve(
         .with_context(|| format!("cannot listen on {} (listen.ops)", config.listen.ops))?;
     let admin = AdminSocket::bind(&config.listen.admin)?;
     let journal = Arc::new(journal);
-    let history = History::open(&config.state_dir, Keep::default());
+    let history = History::open(&config.state_dir, keep(&config));
     let recovered = recover(found.book, &config.services);
     let recovery = recovered.warnings.clone();
     for warning in &recovery {
@@ -498,7 +498,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => match daemon.reload().await {
+                _ = self.hangup.recv() => match daemon.reload("SIGHUP").await {
                     Ok(_) => info!("configuration reloaded"),
                     Err(failed) => {
                         let cause = std::error::Error::source(&failed).map(ToString::to_string);

@@ -1,18 +1,20 @@
 //! What `proxyctl status` shows, gathered from the table, the probes, the counters and the
 //! switchboard.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::daemon::{Daemon, place_and_word};
+use super::operations;
 use crate::admin::wire::{
-    Blocking, Certificate, DrainStatus, GateFailure, InFlight, Phase, ServiceState, ServiceStatus,
-    SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
+    Blocking, Certificate, DrainStatus, FreezeStatus, GateFailure, HoldStatus, InFlight,
+    MaintenanceStatus, Phase, ServiceState, ServiceStatus, SlotStatus, Slots, Status, SwitchStatus,
+    Tally, UpstreamStatus,
 };
 use crate::clock;
 use crate::config::Config;
 use crate::model::{Color, Generation, ServiceName};
-use crate::pool::{Availability, Slot, Upstream};
-use crate::switch::{self, StackStatus};
+use crate::pool::{Availability, HoldState, Slot, Upstream};
+use crate::switch::{self, Freeze, MaintenanceRecord, StackStatus};
 
 /// Everything now. Waits for nothing.
 pub(super) fn status(daemon: &Daemon) -> Status {
@@ -24,6 +26,9 @@ pub(super) fn status(daemon: &Daemon) -> Status {
         .get()
         .map(|switchboard| switchboard.status().to_vec())
         .unwrap_or_default();
+    let holds = daemon.doors.holds.states();
+    let notes = daemon.switchboard.get().map(switch::Switchboard::notes);
+    let notes = notes.unwrap_or_default();
     let services = config.services.iter().filter_map(|service| {
         let entry = table.named(service.name.as_str())?;
         let stack = stacks.iter().find(|stack| stack.stack == service.stack);
@@ -54,6 +59,7 @@ pub(super) fn status(daemon: &Daemon) -> Status {
             stack: service.stack.clone(),
             switch,
             drains,
+            hold: holds.get(&service.name).map(|hold| held(hold, now)),
         })
     });
     let mut warnings: Vec<String> = config.warnings.iter().map(place_and_word).collect();
@@ -76,11 +82,17 @@ pub(super) fn status(daemon: &Daemon) -> Status {
             waiting.target, waiting.count, waiting.reason
         )
     }));
-    warnings.extend(doors(daemon, now));
+    warnings.extend(
+        notes.damage.iter().map(|damage| {
+            format!("switches are locked until `proxyctl doctor --repair`: {damage}")
+        }),
+    );
     Status {
         services: services.collect(),
         certificates: certificates(daemon),
         docker: None,
+        freeze: notes.freeze.filter(is_frozen).map(frozen),
+        maintenance: notes.maintenance.into_iter().map(closed).collect(),
         warnings,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: now.saturating_duration_since(daemon.started).as_secs(),
@@ -88,39 +100,46 @@ pub(super) fn status(daemon: &Daemon) -> Status {
     }
 }
 
-/// Who does not get through, and what nobody may switch.
-fn doors(daemon: &Daemon, now: Instant) -> Vec<String> {
-    let holds = daemon.doors.holds.states().into_iter();
-    let mut said: Vec<String> = holds
-        .map(|(service, hold)| {
-            let (waiting, refused) = (hold.waiting, hold.refused);
-            let since = hold.since.map_or_else(
-                || "are being let go".to_owned(),
-                |since| {
-                    let age = now.saturating_duration_since(since).as_secs();
-                    format!("are held for {age}s, until `resume`")
-                },
-            );
-            format!("requests of {service} {since}: {waiting} wait, {refused} were refused")
-        })
-        .collect();
-    let notes = daemon.switchboard.get().map(switch::Switchboard::notes);
-    let notes = notes.unwrap_or_default();
-    said.extend(notes.maintenance.iter().map(|(key, record)| {
-        let name = key.replacen(':', " ", 1);
-        format!("{name} is closed for maintenance by {}", record.by)
-    }));
-    said.extend(
-        notes
-            .freeze
-            .map(|freeze| format!("switches are frozen by {}: {}", freeze.by, freeze.why)),
-    );
-    said.extend(
-        notes.damage.map(|damage| {
-            format!("switches are locked until `proxyctl doctor --repair`: {damage}")
-        }),
-    );
-    said
+fn held(hold: &HoldState, now: Instant) -> HoldStatus {
+    let wall = clock::wall();
+    let ago = |then: Instant| wall - now.saturating_duration_since(then);
+    let ahead = |then: Instant| wall + then.saturating_duration_since(now);
+    HoldStatus {
+        waiting: u64::try_from(hold.waiting).unwrap_or(u64::MAX),
+        until: hold.until.map(|until| clock::rfc3339(ahead(until))),
+        since: hold.since.map(|since| clock::rfc3339(ago(since))),
+        max_ms: clock::millis(hold.max),
+        refused: hold.refused,
+    }
+}
+
+fn is_frozen(freeze: &Freeze) -> bool {
+    let now = clock::epoch_ms(clock::wall());
+    freeze.until_ms.is_none_or(|until| now < until)
+}
+
+fn frozen(freeze: Freeze) -> FreezeStatus {
+    FreezeStatus {
+        why: freeze.why,
+        by: freeze.by,
+        since: at(freeze.since_ms),
+        until: freeze.until_ms.map(at),
+    }
+}
+
+fn closed((key, record): (String, MaintenanceRecord)) -> MaintenanceStatus {
+    MaintenanceStatus {
+        service: key.strip_prefix(operations::SERVICE).map(Into::into),
+        site: key.strip_prefix(operations::SITE).map(Into::into),
+        message: record.message,
+        by: record.by,
+        since: at(record.since_ms),
+    }
+}
+
+/// A moment in milliseconds since 1970, for people.
+fn at(ms: u64) -> String {
+    clock::rfc3339(UNIX_EPOCH + Duration::from_millis(ms))
 }
 
 fn state(switch: Option<&SwitchStatus>, drains: &[DrainStatus]) -> ServiceState {

@@ -133,6 +133,24 @@ pub struct Limits {
     pub held_bytes: usize,
 }
 
+/// `[history]`: how much is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Entries. Default 1,000.
+    pub keep: usize,
+    /// Their age. Default 90 days.
+    pub age: Duration,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self {
+            keep: 1_000,
+            age: Duration::from_secs(90 * 86_400),
+        }
+    }
+}
+
 /// `[maintenance]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Maintenance {

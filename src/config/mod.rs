@@ -19,7 +19,7 @@ mod site;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use env::Env;
 pub use global::{
-    AccessLog, Acme, AcmeFallback, Docker, DockerSocket, Eab, IpSet, Limits, Listen, Log,
+    AccessLog, Acme, AcmeFallback, Docker, DockerSocket, Eab, History, IpSet, Limits, Listen, Log,
     Maintenance, Notify, NotifyEvent, NotifyKind, Secret, Timeouts,
 };
 pub use load::{Found, as_value, find, find_with, load, load_str, load_str_with, load_with};
@@ -50,6 +50,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Bounds against abuse.
     pub limits: Limits,
+    /// How much of the history is kept.
+    pub history: History,
     /// How maintenance looks.
     pub maintenance: Maintenance,
     /// Access log and redaction.

@@ -120,6 +120,7 @@ pub const ROOT: Table = Table {
         key("listen", "table", ""),
         key("timeouts", "table", ""),
         key("limits", "table", ""),
+        key("history", "table", ""),
         key("maintenance", "table", ""),
         key("log", "table", ""),
         key("site", "list of tables", ""),
@@ -180,6 +181,15 @@ pub const LIMITS: Table = Table {
         key("attempts", "number", "3"),
         key("held_requests", "number", "10000"),
         key("held_bytes", "size", r#""64MiB""#),
+    ],
+};
+
+/// `[history]`.
+pub const HISTORY: Table = Table {
+    path: "history",
+    keys: &[
+        key("keep", "number", "1000"),
+        key("age", "duration", r#""90d""#),
     ],
 };
 

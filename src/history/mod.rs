@@ -30,7 +30,7 @@ const WAITING: usize = 1_024;
 pub struct Keep {
     /// Entries. Default 1,000.
     pub entries: usize,
-    /// Their age. Default 365 days.
+    /// Their age. Default 90 days.
     pub age: Duration,
 }
 
@@ -38,7 +38,7 @@ impl Default for Keep {
     fn default() -> Self {
         Self {
             entries: 1_000,
-            age: Duration::from_secs(365 * 86_400),
+            age: Duration::from_secs(90 * 86_400),
         }
     }
 }
@@ -48,7 +48,7 @@ impl Default for Keep {
 pub struct Entry {
     /// When it was over, in milliseconds since 1970.
     pub at_ms: u64,
-    /// `switch`, `rollback`, `automatic rollback`, `promote`, `abort`, `reload`, `recovery`,
+    /// `switch`, `rollback`, `automatic rollback`, `force`, `promote`, `abort`, `reload`, `recovery`,
     /// `would go back`, `would hold`, `still failing`, `hold`, `resume`, `maintenance on`,
     /// `maintenance off`, `freeze`, `unfreeze`, `repair`.
     pub what: String,
@@ -93,9 +93,14 @@ pub struct Entry {
 /// The history of one state folder. A clone is the same one.
 #[derive(Clone, Debug)]
 pub struct History {
-    entries: Arc<Mutex<VecDeque<Entry>>>,
-    keep: Keep,
+    kept: Arc<Mutex<Kept>>,
     writer: SyncSender<Entry>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    entries: VecDeque<Entry>,
+    keep: Keep,
 }
 
 impl History {
@@ -109,29 +114,33 @@ impl History {
         if let Err(error) = rewrite(&path, &entries) {
             tracing::warn!(%error, path = %path.display(), "the history cannot be written");
         }
-        let entries = Arc::new(Mutex::new(entries));
+        let kept = Arc::new(Mutex::new(Kept { entries, keep }));
         let (writer, inbox) = sync_channel(WAITING);
-        let shared = Arc::clone(&entries);
+        let shared = Arc::clone(&kept);
         let spawned = std::thread::Builder::new()
             .name("history".to_owned())
-            .spawn(move || write(&path, &inbox, &shared, keep));
+            .spawn(move || write(&path, &inbox, &shared));
         if let Err(error) = spawned {
             tracing::warn!(%error, "the history is kept in memory alone");
         }
-        Self {
-            entries,
-            keep,
-            writer,
-        }
+        Self { kept, writer }
+    }
+
+    /// Keeps so much from now on. On disk that holds with the next rewrite.
+    pub fn follow(&self, keep: Keep) {
+        let mut kept = lock(&self.kept);
+        kept.keep = keep;
+        prune(&mut kept.entries, keep, clock::epoch_ms(clock::wall()));
     }
 
     /// Adds what was done now. Never waits.
     pub fn add(&self, mut entry: Entry) {
         entry.at_ms = clock::epoch_ms(clock::wall());
         {
-            let mut entries = lock(&self.entries);
-            entries.push_back(entry.clone());
-            prune(&mut entries, self.keep, entry.at_ms);
+            let mut kept = lock(&self.kept);
+            kept.entries.push_back(entry.clone());
+            let keep = kept.keep;
+            prune(&mut kept.entries, keep, entry.at_ms);
         }
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.writer.try_send(entry)
@@ -143,12 +152,12 @@ impl History {
     /// The last `limit` entries, the newest first; only those about `service` if one is given.
     #[must_use]
     pub fn last(&self, limit: usize, service: Option<&ServiceName>) -> Vec<Entry> {
-        let entries = lock(&self.entries);
+        let kept = lock(&self.kept);
         let about = |entry: &&Entry| {
             service
                 .is_none_or(|service| entry.services.is_empty() || entry.services.contains(service))
         };
-        entries
+        kept.entries
             .iter()
             .rev()
             .filter(about)
@@ -158,9 +167,9 @@ impl History {
     }
 }
 
-fn lock(entries: &Mutex<VecDeque<Entry>>) -> MutexGuard<'_, VecDeque<Entry>> {
+fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
     // Nothing inside can panic half-way.
-    entries.lock().unwrap_or_else(PoisonError::into_inner)
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn prune(entries: &mut VecDeque<Entry>, keep: Keep, now: u64) {
@@ -193,12 +202,13 @@ fn read(path: &Path) -> VecDeque<Entry> {
     entries
 }
 
-fn write(path: &Path, inbox: &Receiver<Entry>, entries: &Mutex<VecDeque<Entry>>, keep: Keep) {
-    let mut lines = lock(entries).len();
+fn write(path: &Path, inbox: &Receiver<Entry>, kept: &Mutex<Kept>) {
+    let mut lines = lock(kept).entries.len();
     while let Ok(entry) = inbox.recv() {
         lines += 1;
-        let written = if lines > 2 * keep.entries.max(64) {
-            let current = lock(entries).clone();
+        let most = lock(kept).keep.entries;
+        let written = if lines > 2 * most.max(64) {
+            let current = lock(kept).entries.clone();
             lines = current.len();
             rewrite(path, &current)
         } else {
@@ -310,6 +320,22 @@ mod tests {
         .expect("a file");
         let history = History::open(folder.path(), Keep::default());
         assert_eq!(whats(&history.last(10, None)), ["b", "a"]);
+    }
+
+    #[test]
+    fn a_reload_may_keep_less() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let history = History::open(folder.path(), Keep::default());
+        for what in ["a", "b", "c"] {
+            history.add(entry(what, "web"));
+        }
+        history.follow(Keep {
+            entries: 2,
+            ..Keep::default()
+        });
+        assert_eq!(whats(&history.last(10, None)), ["c", "b"]);
+        history.add(entry("d", "web"));
+        assert_eq!(whats(&history.last(10, None)), ["d", "c"]);
     }
 
     #[test]

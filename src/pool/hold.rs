@@ -40,6 +40,8 @@ pub struct HoldState {
     pub max: Duration,
     /// Requests that wait.
     pub waiting: usize,
+    /// When the first of them gives up.
+    pub until: Option<Instant>,
     /// Bytes of their heads.
     pub bytes: usize,
     /// Requests that found no room or waited too long, since the hold began.
@@ -80,6 +82,7 @@ struct Inner {
 struct Place {
     number: u64,
     bytes: usize,
+    until: Instant,
     go: oneshot::Sender<()>,
 }
 
@@ -144,6 +147,7 @@ impl Holds {
                 since: inner.since,
                 max: inner.max,
                 waiting: inner.queue.len(),
+                until: inner.queue.front().map(|place| place.until),
                 bytes: inner.bytes,
                 refused: inner.refused,
             };
@@ -176,8 +180,13 @@ impl Holds {
         let number = inner.next;
         inner.next += 1;
         inner.bytes += bytes;
-        inner.queue.push_back(Place { number, bytes, go });
         let until = now + inner.max;
+        inner.queue.push_back(Place {
+            number,
+            bytes,
+            until,
+            go,
+        });
         drop(inner);
         Entered::Wait(Waiting {
             holds: Arc::clone(self),

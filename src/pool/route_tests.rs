@@ -110,6 +110,7 @@ fn routes(sites: Vec<Site>) -> Routes {
             upstream_idle: second,
             stream_idle: second,
         },
+        history: crate::config::History::default(),
         maintenance: crate::config::Maintenance::default(),
         limits: Limits {
             request_head_bytes: 1,

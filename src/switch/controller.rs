@@ -16,12 +16,13 @@ use tracing::{error, info, warn};
 
 use super::driver::Driver;
 use super::gate::SlotReport;
+use super::ids;
 use super::journal::Save;
 use super::machine::{
     Command, Effect, Event, Input, Machine, Member, Order, Progress, Rules, Sample, Ticket,
 };
 use super::outcome::{Outcome, Refusal};
-use super::record::{Book, Recorded, StackRecord};
+use super::record::{Book, Running, StackRecord, Verb};
 use super::recover::{live_of, remember};
 use super::request::By;
 use super::select::{Candidate, select};
@@ -31,12 +32,6 @@ use super::verdict::Judge;
 use crate::clock;
 use crate::config::Service;
 use crate::model::{Color, Generation, ServiceName, StackName};
-
-/// Results of finished commands that are remembered by id.
-const RESULTS_KEPT: usize = 256;
-
-/// For how long, in milliseconds: a day.
-const RESULT_AGE_MS: u64 = 86_400_000;
 
 /// Between a failed write of what no machine waits for and the next attempt.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
@@ -49,7 +44,6 @@ pub(super) struct Controller {
     book: Book,
     pen: Pen,
     waiters: HashMap<Generation, Vec<UnboundedSender<Progress>>>,
-    ids: Ids,
     inbox: UnboundedReceiver<Message>,
     status: watch::Sender<Arc<[StackStatus]>>,
     events: broadcast::Sender<Stamped>,
@@ -68,12 +62,6 @@ struct Pen {
     flushes: Vec<oneshot::Sender<Result<(), String>>>,
     /// Why the last write failed, and when the next attempt is.
     failed: Option<(String, Instant)>,
-}
-
-/// Commands by the id that their client chose.
-#[derive(Default)]
-struct Ids {
-    running: HashMap<String, Generation>,
 }
 
 impl Controller {
@@ -97,7 +85,6 @@ impl Controller {
             book: setup.recovered.book,
             pen: Pen::new(setup.save),
             waiters: HashMap::new(),
-            ids: Ids::default(),
             inbox,
             status,
             events,
@@ -105,6 +92,7 @@ impl Controller {
             notes,
         };
         controller.adopt(&setup.services);
+        controller.take_up();
         controller.show();
         (controller, watcher, noted)
     }
@@ -164,6 +152,7 @@ impl Controller {
                 }
                 self.note(done);
             }
+            Message::Knows { id, done } => drop(done.send(self.knows(&id))),
             Message::Repair { repair, done } => {
                 let repaired = repair(&self.book);
                 if repaired.is_ok() {
@@ -213,19 +202,34 @@ impl Controller {
                 let _ = progress.send(Progress::Finished(outcome));
                 return;
             }
-            let running = self.ids.running.get(id);
-            if let Some(waiters) = running.and_then(|command| self.waiters.get_mut(command)) {
+            if let Some(running) = self.book.running.iter().find(|known| known.id == *id)
+                && let Some(waiters) = self.waiters.get_mut(&running.generation)
+            {
+                let machine = self.stacks.get(&running.stack);
+                let moves = machine.and_then(|it| it.recorded_moves(running.generation));
+                if let Some(moves) = moves {
+                    let unsaved = None;
+                    let _ = progress.send(Progress::Recorded { moves, unsaved });
+                }
                 waiters.push(progress);
                 return;
             }
         }
         let generation = self.book.allot();
         self.waiters.insert(generation, vec![progress]);
-        if let Some(id) = by.id {
-            self.ids.running.insert(id, generation);
-        }
+        let verb = request.verb();
         match self.resolve(request) {
             Ok((stack, order)) => {
+                self.book.running.extend(by.id.map(|id| Running {
+                    id,
+                    at_ms: clock::epoch_ms(clock::wall()),
+                    generation,
+                    stack: stack.clone(),
+                    verb,
+                    moves: Vec::new(),
+                    kept: false,
+                    back: None,
+                }));
                 let old = self.reports(self.stacks.get(&stack).map(Machine::undoes));
                 let command = Command {
                     generation,
@@ -236,7 +240,34 @@ impl Controller {
                 };
                 self.feed(&stack, Input::Ordered(command));
             }
-            Err(refusal) => self.finish(generation, Outcome::Refused(refusal)),
+            Err(refusal) => {
+                let outcome = Outcome::Refused(refusal);
+                if let Some(id) = by.id {
+                    self.record(id, &outcome);
+                }
+                self.finish(generation, outcome);
+            }
+        }
+    }
+
+    /// Whether a command with this id runs or has ended.
+    fn knows(&self, id: &str) -> bool {
+        let mut results = self.book.results.iter();
+        let mut running = self.book.running.iter();
+        results.any(|known| known.id == id) || running.any(|known| known.id == id)
+    }
+
+    /// Commands with an id whose watch goes on after a restart can be joined again. What cannot
+    /// go on has ended.
+    fn take_up(&mut self) {
+        for known in self.book.running.clone() {
+            let machine = self.stacks.get(&known.stack);
+            let moves = machine.and_then(|machine| machine.recorded_moves(known.generation));
+            self.waiters.insert(known.generation, Vec::new());
+            if moves.is_none() {
+                let reason = "the daemon was stopped, and what moved is gone since".to_owned();
+                self.finish(known.generation, Outcome::Failed { reason });
+            }
         }
     }
 
@@ -365,6 +396,7 @@ impl Controller {
                 services,
             } => {
                 let record = stamped(self.book.stacks.get(stack), record);
+                ids::written(&mut self.book, stack, &record);
                 self.book.stacks.insert(stack.clone(), record);
                 self.book.services.extend(services);
                 self.pen.note(stack.clone(), ticket);
@@ -417,6 +449,7 @@ impl Controller {
                 generation,
             } => self.driver.retire(&service, generation),
             Effect::Report { command, progress } => {
+                ids::told(&mut self.book, command, &progress);
                 if let Some(waiters) = self.waiters.get_mut(&command) {
                     waiters.retain(|waiter| waiter.send(progress.clone()).is_ok());
                 }
@@ -428,7 +461,7 @@ impl Controller {
     }
 
     fn finish(&mut self, command: Generation, outcome: Outcome) {
-        if let Some(id) = self.ids.finish(command) {
+        if let Some(id) = ids::finish(&mut self.book, command) {
             self.record(id, &outcome);
         }
         for waiter in self.waiters.remove(&command).into_iter().flatten() {
@@ -440,18 +473,7 @@ impl Controller {
     /// For whoever asks again with the same id.
     fn record(&mut self, id: String, outcome: &Outcome) {
         let now = clock::epoch_ms(clock::wall());
-        let results = &mut self.book.results;
-        results.retain(|known| now.saturating_sub(known.at_ms) < RESULT_AGE_MS);
-        if results.len() >= RESULTS_KEPT {
-            results.remove(0);
-        }
-        results.push(Recorded {
-            id,
-            at_ms: now,
-            code: outcome.code().to_owned(),
-            text: outcome.to_string(),
-            exit: outcome.exit_code(),
-        });
+        ids::record(&mut self.book, id, now, outcome);
         self.pen.dirty = true;
     }
 
@@ -536,9 +558,11 @@ impl Controller {
             let elapsed = since.map_or(0, |watched| {
                 clock::epoch_ms(clock::wall()).saturating_sub(watched.since_ms)
             });
+            // The number of its command: whoever asks again with its id joins it.
+            let run = last.as_ref().and_then(|last| last.moves.first());
+            let run = run.map_or(Generation::default(), |m| m.to.generation);
             let mut machine = Machine::new(now, stack.clone(), members, last);
-            let generation = self.book.allot();
-            machine.resume(now, generation, Duration::from_millis(elapsed));
+            machine.resume(now, run, Duration::from_millis(elapsed));
             self.stacks.insert(stack, machine);
         }
         self.pen.dirty = true;
@@ -619,22 +643,20 @@ impl Pen {
     }
 }
 
-impl Ids {
-    /// The id of a command that has ended, if it had one.
-    fn finish(&mut self, command: Generation) -> Option<String> {
-        let mut running = self.running.iter();
-        let id = running.find(|(_, known)| **known == command);
-        let id = id.map(|(id, _)| id.clone())?;
-        self.running.remove(&id);
-        Some(id)
-    }
-}
-
 impl Request {
     const fn by(&self) -> &By {
         match self {
             Self::Switch(request) => &request.by,
             Self::RollBack(request) | Self::Promote(request) | Self::Abort(request) => &request.by,
+        }
+    }
+
+    const fn verb(&self) -> Verb {
+        match self {
+            Self::Switch(_) => Verb::Switch,
+            Self::RollBack(_) => Verb::Rollback,
+            Self::Promote(_) => Verb::Promote,
+            Self::Abort(_) => Verb::Abort,
         }
     }
 }
@@ -694,6 +716,13 @@ fn log(stack: &StackName, event: &Event) {
                 warn!(%stack, %service, %from, %to, by, reason, "rolled back");
             }
         }
+        Event::Overridden {
+            actor,
+            what,
+            target,
+            why,
+            ..
+        } => info!(%stack, actor, ?what, %target, why, "overridden by hand"),
         Event::Held { reason, .. } => error!(%stack, reason, "switch held: a person must decide"),
         Event::NotDurable { reason } => error!(%stack, reason, "live colors are not on disk"),
         Event::Durable => info!(%stack, "live colors are on disk again"),

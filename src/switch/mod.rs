@@ -29,6 +29,7 @@ mod controller;
 mod driver;
 pub mod evidence;
 mod gate;
+mod ids;
 pub mod journal;
 mod machine;
 mod outcome;
@@ -45,12 +46,13 @@ pub use driver::{DrainWindows, Driver, Publication, Traffic};
 pub use gate::{GateFailure, GateReport, Ready, SlotReport, UpstreamReport, UpstreamState};
 pub use journal::{Journal, Save, SaveError};
 pub use machine::{
-    Command, Effect, Event, Input, Machine, Member, Order, Progress, Rules, Sample, Ticket,
+    Command, Effect, Event, Input, Machine, Member, Order, Override, Progress, Rules, Sample,
+    Ticket,
 };
 pub use outcome::{Outcome, Refusal};
 pub use record::{
-    Book, Cutover, Freeze, Intent, Live, MaintenanceRecord, Move, Recorded, ServiceRecord,
-    StackRecord, Watched,
+    Book, Cutover, Freeze, GoneBack, Intent, Live, MaintenanceRecord, Move, Recorded, Running,
+    ServiceRecord, StackRecord, Verb, Watched,
 };
 pub use recover::{Recovered, recover};
 pub use request::{By, SwitchRequest, VerbRequest};

@@ -106,6 +106,53 @@ pub struct Recorded {
     pub exit: u8,
 }
 
+/// A command with an id that has not ended, and how far it is as of the same write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The id that its client chose.
+    pub id: String,
+    /// When it was asked, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Names the command.
+    pub generation: Generation,
+    /// The stack that it is about.
+    pub stack: StackName,
+    /// What was asked.
+    pub verb: Verb,
+    /// What it moved; empty: nothing yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<Move>,
+    /// Whether the verdict was to keep that.
+    #[serde(default)]
+    pub kept: bool,
+    /// That it goes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back: Option<GoneBack>,
+}
+
+/// Which command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// `switch`.
+    Switch,
+    /// `rollback`.
+    Rollback,
+    /// `promote`.
+    Promote,
+    /// `abort`.
+    Abort,
+}
+
+/// Who went back and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoneBack {
+    /// `cutover` itself or the person who asked.
+    pub by: String,
+    /// The reason in words.
+    pub reason: String,
+}
+
 /// A publication that was about to happen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -168,6 +215,9 @@ pub struct Book {
     /// Results by id, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub results: Vec<Recorded>,
+    /// Commands with an id that have not ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub running: Vec<Running>,
 }
 
 impl Book {
@@ -192,6 +242,7 @@ impl Default for Book {
             freeze: None,
             maintenance: BTreeMap::new(),
             results: Vec::new(),
+            running: Vec::new(),
         }
     }
 }

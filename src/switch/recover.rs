@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::ids;
 use super::record::{Book, Intent, Live, ServiceRecord};
 use crate::config::Service;
 use crate::model::{Color, Generation, ServiceName};
@@ -25,6 +26,7 @@ pub struct Recovered {
 pub fn recover(book: Option<Book>, services: &[Service]) -> Recovered {
     let mut book = book.unwrap_or_default();
     let mut warnings = settle(&mut book);
+    ids::settle(&mut book);
     let fresh = book.allot();
     let mut live = BTreeMap::new();
     for service in services {

@@ -119,6 +119,10 @@ pub(super) enum Message {
         changes: Vec<(String, Option<MaintenanceRecord>)>,
         done: oneshot::Sender<Result<(), String>>,
     },
+    Knows {
+        id: String,
+        done: oneshot::Sender<bool>,
+    },
     Repair {
         repair: Repair,
         done: oneshot::Sender<Result<Vec<String>, String>>,
@@ -277,6 +281,13 @@ impl Switchboard {
     ) -> Result<Vec<String>, String> {
         let repair: Repair = Box::new(repair);
         self.send(|done| Message::Repair { repair, done }).await?
+    }
+
+    /// Whether a command with this id runs or has ended: asked again, it changes nothing.
+    pub async fn knows(&self, id: &str) -> bool {
+        let id = id.to_owned();
+        let known = self.send(|done| Message::Knows { id, done }).await;
+        known.unwrap_or(false)
     }
 
     /// What was set by hand, as it is now.

@@ -28,8 +28,9 @@ use super::body::{AnyBody, Lines, error, full, json, refuse};
 use super::control::{Actor, Control, Reporter};
 use super::listen::AdminSocket;
 use super::wire::{
-    ControlError, ErrorCode, Event, ExplainRequest, HistoryRequest, JSON_LINES, Operation, Outcome,
-    OutcomeBody, Progress, ReadyReport, RenewRequest, RollbackRequest, SwitchRequest,
+    ControlError, DecisionRequest, ErrorCode, Event, ExplainRequest, HistoryRequest, JSON_LINES,
+    Operation, Outcome, OutcomeBody, Progress, ReadyReport, RenewRequest, RollbackRequest,
+    SwitchRequest,
 };
 
 /// Longest request body, in bytes. The largest real one is an `explain` with many headers.
@@ -244,14 +245,16 @@ async fn dispatch(
             stream(tokio::spawn(verb), progress).await
         }
         "promote" => {
+            let request: DecisionRequest = read(request).await?;
             let actor = actor(uid).await;
             info!(%actor, "promote asked for");
-            outcome(detached(async move { control.promote(actor).await }).await?)
+            outcome(detached(async move { control.promote(actor, request).await }).await?)
         }
         "abort" => {
+            let request: DecisionRequest = read(request).await?;
             let actor = actor(uid).await;
             info!(%actor, "abort asked for");
-            outcome(detached(async move { control.abort(actor).await }).await?)
+            outcome(detached(async move { control.abort(actor, request).await }).await?)
         }
         // `answer` lets no other verb through.
         _ => {

@@ -114,12 +114,12 @@ impl Control for Fake {
         panic!("a bug in the daemon");
     }
 
-    async fn promote(&self, actor: Actor) -> Result<Outcome, ControlError> {
+    async fn promote(&self, actor: Actor, _: DecisionRequest) -> Result<Outcome, ControlError> {
         self.log(&actor, "promote");
         Ok(ended(OutcomeKind::Kept))
     }
 
-    async fn abort(&self, _actor: Actor) -> Result<Outcome, ControlError> {
+    async fn abort(&self, _: Actor, _: DecisionRequest) -> Result<Outcome, ControlError> {
         Err(ControlError::new(
             ErrorCode::NothingToUndo,
             "no switch is running",
@@ -249,8 +249,15 @@ async fn simple_verbs_answer_and_carry_the_peers_uid() {
     let daemon = daemon();
     let client = Client::new(&daemon.path);
     assert_eq!(client.status().await.unwrap().version, "9.9.9");
-    assert_eq!(client.promote().await.unwrap().result, OutcomeKind::Kept);
-    let error = client.abort().await.unwrap_err();
+    assert_eq!(
+        client
+            .promote(&DecisionRequest::default())
+            .await
+            .unwrap()
+            .result,
+        OutcomeKind::Kept
+    );
+    let error = client.abort(&DecisionRequest::default()).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::NothingToUndo);
     let error = client.reload().await.unwrap_err();
     assert_eq!(error.code, ErrorCode::InvalidConfig);
@@ -351,7 +358,10 @@ async fn a_verb_that_panics_ends_its_stream_with_an_error() {
 async fn a_peer_that_is_not_allowed_reaches_no_verb() {
     let daemon = daemon_for(Fake::default(), |_| false);
     let client = Client::new(&daemon.path);
-    let error = client.promote().await.unwrap_err();
+    let error = client
+        .promote(&DecisionRequest::default())
+        .await
+        .unwrap_err();
     assert_eq!(error.code, ErrorCode::Forbidden);
     assert!(error.message.contains(&format!("uid {}", own_uid())));
     assert!(daemon.fake.calls.lock().unwrap().is_empty());

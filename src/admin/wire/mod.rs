@@ -20,12 +20,13 @@ pub use error::{ControlError, ErrorBody, ErrorCode};
 pub use judge::{FailingRoute, FailureSample, JudgeReport, JudgeService, ReplayReport, Share};
 pub use operation::{Done, HistoryReport, HistoryRequest, Operation};
 pub use status::{
-    Blocking, Certificate, DockerStatus, DrainStatus, GateFailure, InFlight, Phase, ServiceState,
-    ServiceStatus, SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
+    Blocking, Certificate, DockerStatus, DrainStatus, FreezeStatus, GateFailure, HoldStatus,
+    InFlight, MaintenanceStatus, Phase, ServiceState, ServiceStatus, SlotStatus, Slots, Status,
+    SwitchStatus, Tally, UpstreamStatus,
 };
 pub use verb::{
-    Candidate, ConfigReport, Event, ExplainReport, ExplainRequest, Outcome, OutcomeBody,
-    OutcomeKind, Progress, ReadyReport, ReloadReport, RollbackRequest, SwitchRequest,
+    Candidate, ConfigReport, DecisionRequest, Event, ExplainReport, ExplainRequest, Outcome,
+    OutcomeBody, OutcomeKind, Progress, ReadyReport, ReloadReport, RollbackRequest, SwitchRequest,
 };
 
 /// Media type of every single answer.

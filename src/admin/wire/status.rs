@@ -15,6 +15,12 @@ pub struct Status {
     /// Docker discovery; null when it is off.
     #[serde(default)]
     pub docker: Option<DockerStatus>,
+    /// Why nothing may be switched; null when it may.
+    #[serde(default)]
+    pub freeze: Option<FreezeStatus>,
+    /// What is closed for maintenance.
+    #[serde(default)]
+    pub maintenance: Vec<MaintenanceStatus>,
     /// What a person should look at, one sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -48,6 +54,60 @@ pub struct ServiceStatus {
     /// Old generations that finish their requests.
     #[serde(default)]
     pub drains: Vec<DrainStatus>,
+    /// Its requests wait at the edge; null when they do not.
+    #[serde(default)]
+    pub hold: Option<HoldStatus>,
+}
+
+/// `freeze`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreezeStatus {
+    /// The reason that was given.
+    pub why: String,
+    /// Who said so.
+    pub by: String,
+    /// When, RFC 3339.
+    pub since: String,
+    /// When it ends by itself, RFC 3339; null: with `unfreeze`.
+    #[serde(default)]
+    pub until: Option<String>,
+}
+
+/// `maintenance` of one service or site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaintenanceStatus {
+    /// The service; null when it is a site.
+    #[serde(default)]
+    pub service: Option<ServiceName>,
+    /// The first host of the site; null when it is a service.
+    #[serde(default)]
+    pub site: Option<String>,
+    /// Shown on the page.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// Who said so.
+    pub by: String,
+    /// When, RFC 3339.
+    pub since: String,
+}
+
+/// `hold` of one service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldStatus {
+    /// Requests that wait.
+    pub waiting: u64,
+    /// When the one that came first gives up, RFC 3339; null when none waits.
+    #[serde(default)]
+    pub until: Option<String>,
+    /// When it began, RFC 3339; null: it has ended, and those that waited are being let go.
+    #[serde(default)]
+    pub since: Option<String>,
+    /// Longest wait of a request, in milliseconds.
+    #[serde(default)]
+    pub max_ms: u64,
+    /// Requests that found no room or waited too long, since it began.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// What a service is doing, in one word.
@@ -389,6 +449,7 @@ mod tests {
                 stack: "default".into(),
                 switch: None,
                 drains: Vec::new(),
+                hold: None,
             }],
             ..Status::default()
         };

@@ -59,6 +59,18 @@ pub struct RollbackRequest {
     pub why: Option<String>,
 }
 
+/// `POST /v1/promote` and `POST /v1/abort`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecisionRequest {
+    /// Chosen by the client: asked again with the same id, the recorded result is given.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// Why, for the history.
+    #[serde(default)]
+    pub why: Option<String>,
+}
+
 const fn yes() -> bool {
     true
 }

@@ -54,9 +54,23 @@ pub(crate) enum Verb {
         id: Option<String>,
     },
     /// End an observe or canary early and keep the new color
-    Promote,
+    Promote {
+        /// Why, for the history
+        #[arg(long, value_name = "W")]
+        why: Option<String>,
+        /// Repeat a command safely: the same id is done once, later its recorded result is given
+        #[arg(long, value_name = "ID")]
+        id: Option<String>,
+    },
     /// End a running switch early and go back
-    Abort,
+    Abort {
+        /// Why, for the history
+        #[arg(long, value_name = "W")]
+        why: Option<String>,
+        /// Repeat a command safely: the same id is done once, later its recorded result is given
+        #[arg(long, value_name = "ID")]
+        id: Option<String>,
+    },
     /// Read the configuration again
     Reload,
     /// Let requests wait at the edge until `resume`

@@ -6,8 +6,8 @@ use std::time::Duration;
 use cutover::admin::client::Client;
 use cutover::admin::socket;
 use cutover::admin::wire::{
-    ControlError, Done, ErrorCode, ExplainReport, ExplainRequest, HistoryRequest, Operation,
-    Outcome, ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest,
+    ControlError, DecisionRequest, Done, ErrorCode, ExplainReport, ExplainRequest, HistoryRequest,
+    Operation, Outcome, ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest,
 };
 use cutover::app::rehearse;
 
@@ -75,8 +75,14 @@ async fn ask(verb: Verb, client: &Client, output: &Output) -> u8 {
             let call = client.rollback(&request, |progress| follower.progress(&progress));
             until_detached(call, &follower, true).await
         }
-        Verb::Promote => follower.end(client.promote().await, true),
-        Verb::Abort => follower.end(client.abort().await, true),
+        Verb::Promote { why, id } => {
+            let request = DecisionRequest { id, why };
+            follower.end(client.promote(&request).await, true)
+        }
+        Verb::Abort { why, id } => {
+            let request = DecisionRequest { id, why };
+            follower.end(client.abort(&request).await, true)
+        }
         Verb::Hold { services, max } => {
             let max_ms = millis(max);
             operate(client, output, Operation::Hold { services, max_ms }).await

@@ -1,7 +1,8 @@
 //! `status` as people read it.
 
 use cutover::admin::wire::{
-    Certificate, ServiceState, ServiceStatus, SlotStatus, Status, UpstreamStatus,
+    Certificate, FreezeStatus, HoldStatus, MaintenanceStatus, ServiceState, ServiceStatus,
+    SlotStatus, Status, UpstreamStatus,
 };
 use cutover::model::Color;
 
@@ -11,6 +12,8 @@ use crate::text::{DASH, Line, Style, latency, percent, rate, span};
 /// The whole status. Columns are aligned over all services.
 pub(crate) fn status(status: &Status) -> Vec<Line> {
     let mut lines = vec![head(status)];
+    lines.extend(status.freeze.as_ref().map(freeze));
+    lines.extend(status.maintenance.iter().map(maintenance));
     let rows: Vec<[Row; 2]> = status.services.iter().map(rows).collect();
     let widths = widths(rows.iter().flatten());
     for (service, rows) in status.services.iter().zip(&rows) {
@@ -25,6 +28,7 @@ pub(crate) fn status(status: &Status) -> Vec<Line> {
         let indent = |line: Line| Line::new().plain("  ").append(line);
         lines.extend(service.switch.as_ref().map(switch_line).map(indent));
         lines.extend(service.drains.iter().map(drain_line).map(indent));
+        lines.extend(service.hold.as_ref().map(hold).map(indent));
     }
     if status.services.is_empty() {
         lines.push(Line::new());
@@ -85,6 +89,48 @@ fn head(status: &Status) -> Line {
         line = line.with(Style::Dim, format!("  {config}"));
     }
     line
+}
+
+fn freeze(freeze: &FreezeStatus) -> Line {
+    let until = freeze.until.as_deref().unwrap_or("`unfreeze`");
+    Line::new()
+        .with(Style::Warn, "frozen")
+        .plain(format!("  no switch until {until}: {}", freeze.why))
+        .with(
+            Style::Dim,
+            format!("  by {}, since {}", freeze.by, freeze.since),
+        )
+}
+
+fn maintenance(closed: &MaintenanceStatus) -> Line {
+    let what = match (&closed.service, &closed.site) {
+        (Some(service), _) => format!("service {service}"),
+        (None, Some(site)) => format!("site {site}"),
+        (None, None) => "something".to_owned(),
+    };
+    let message = closed.message.iter().map(|text| format!(": {text}"));
+    Line::new()
+        .with(Style::Warn, "maintenance")
+        .plain(format!("  {what} is closed{}", message.collect::<String>()))
+        .with(
+            Style::Dim,
+            format!("  by {}, since {}", closed.by, closed.since),
+        )
+}
+
+fn hold(hold: &HoldStatus) -> Line {
+    let state = match (&hold.since, &hold.until) {
+        (None, _) => "those that waited are being let go".to_owned(),
+        (Some(_), None) => "until `resume`".to_owned(),
+        (Some(_), Some(until)) => format!("the first until {until}, or `resume`"),
+    };
+    Line::new()
+        .with(Style::Warn, "hold")
+        .plain(format!("  {} requests wait, {state}", hold.waiting))
+        .plain(match hold.refused {
+            0 => String::new(),
+            refused => format!("; {refused} were refused"),
+        })
 }
 
 fn title(service: &ServiceStatus) -> Line {

@@ -9,8 +9,8 @@ use super::section::Section;
 use super::tree::{Value, quoted};
 use super::value::{self, Parsed};
 use crate::config::{
-    AccessLog, Acme, AcmeFallback, Config, Docker, DockerSocket, Eab, IpSet, Limits, Listen, Log,
-    Maintenance, Notify, NotifyEvent, NotifyKind, Timeouts, schema,
+    AccessLog, Acme, AcmeFallback, Config, Docker, DockerSocket, Eab, History, IpSet, Limits,
+    Listen, Log, Maintenance, Notify, NotifyEvent, NotifyKind, Timeouts, schema,
 };
 
 /// Longest path of a unix socket: `sun_path` less its ending zero (unix(7)).
@@ -27,6 +27,7 @@ pub(super) fn read(root: &Section<'_>) -> Config {
         listen: listen(root.section("listen", &schema::LISTEN)),
         timeouts: timeouts(root.section("timeouts", &schema::TIMEOUTS)),
         limits: limits(root.section("limits", &schema::LIMITS)),
+        history: history(root.section("history", &schema::HISTORY)),
         maintenance: maintenance(root.section("maintenance", &schema::MAINTENANCE)),
         log: log(root.section("log", &schema::LOG)),
         acme: acme(root.section("acme", &schema::ACME)),
@@ -195,6 +196,16 @@ fn limits(section: Option<Section<'_>>) -> Limits {
         value::size(0..=1 << 40),
     );
     limits
+}
+
+fn history(section: Option<Section<'_>>) -> History {
+    let mut history = History::default();
+    let Some(section) = section else {
+        return history;
+    };
+    section.set("keep", &mut history.keep, whole_usize(1, 1_000_000));
+    section.set("age", &mut history.age, value::some_time);
+    history
 }
 
 fn maintenance(section: Option<Section<'_>>) -> Maintenance {

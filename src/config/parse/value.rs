@@ -163,6 +163,7 @@ pub(super) fn duration(value: &Value) -> Parsed<Duration> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         "" => return Err(format!("{} has no unit; write {DURATION}", quoted(text))),
         _ => return wrong(DURATION, value),
     };
@@ -398,6 +399,7 @@ mod tests {
         assert_eq!(read("1h"), Some(Duration::from_secs(3600)));
         assert_eq!(read("0s"), Some(Duration::ZERO));
         assert_eq!(read("8760h"), Some(LONGEST));
+        assert_eq!(read("90d"), Some(Duration::from_secs(90 * 86_400)));
         for wrong in [
             "",
             "3",
@@ -405,7 +407,7 @@ mod tests {
             "-3s",
             "3 s",
             "1.5s",
-            "1d",
+            "366d",
             "3S",
             "8761h",
             "99999999999999999999s",

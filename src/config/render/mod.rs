@@ -15,8 +15,8 @@ use self::text::{
 };
 use super::{
     Acme, AfterAction, Balance, ClientAuth, ClientAuthMode, Config, Docker, DockerSocket, Eab,
-    Health, Limits, Listen, Log, Maintenance, Notify, NotifyEvent, Probe, RescueBudget, Rollback,
-    Route, RuleAction, Service, ServiceIndex, Site, Tls, TlsVersion,
+    Health, History, Limits, Listen, Log, Maintenance, Notify, NotifyEvent, Probe, RescueBudget,
+    Rollback, Route, RuleAction, Service, ServiceIndex, Site, Tls, TlsVersion,
 };
 use crate::model::Color;
 
@@ -42,6 +42,7 @@ impl Config {
         listen(&mut out, &self.listen);
         timeouts(&mut out, self);
         limits(&mut out, &self.limits);
+        history(&mut out, &self.history);
         maintenance(&mut out, &self.maintenance);
         log(&mut out, &self.log);
         acme(&mut out, &self.acme);
@@ -214,6 +215,12 @@ fn limits(out: &mut Writer, limits: &Limits) {
     out.key("attempts", limits.attempts);
     out.key("held_requests", limits.held_requests);
     out.key("held_bytes", size(limits.held_bytes));
+}
+
+fn history(out: &mut Writer, history: &History) {
+    out.table("[history]");
+    out.key("keep", history.keep);
+    out.key("age", duration(history.age));
 }
 
 fn maintenance(out: &mut Writer, maintenance: &Maintenance) {

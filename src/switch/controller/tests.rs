@@ -12,6 +12,7 @@ use crate::model::Kind;
 use crate::switch::driver::{DrainWindows, Publication, Traffic};
 use crate::switch::gate::{GateReport, UpstreamReport, UpstreamState};
 use crate::switch::journal::{Journal, SaveError};
+use crate::switch::machine::Override;
 use crate::switch::record::{Freeze, MaintenanceRecord};
 use crate::switch::recover::recover;
 use crate::switch::request::{SwitchRequest, VerbRequest};
@@ -694,7 +695,8 @@ async fn subscribers_hear_of_a_switch_in_order() {
                 assert_eq!(end, outcome);
                 "ended"
             }
-            Event::Held { .. }
+            Event::Overridden { .. }
+            | Event::Held { .. }
             | Event::RolledBack { .. }
             | Event::NotDurable { .. }
             | Event::Durable => "something else",
@@ -716,4 +718,107 @@ async fn what_never_ends_is_closed_at_its_deadline() {
     };
     assert_eq!(closed, [1, 0, 0]);
     assert!(rig.driver.log().contains(&"close web request".to_owned()));
+}
+
+fn named(color: Color, id: &str) -> SwitchRequest {
+    let mut request = to(color);
+    request.by.id = Some(id.to_owned());
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_a_crash_cut_is_joined_by_its_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::on(folder.path(), pair());
+    let _news = rig.board.switch(named(Green, "deploy-1"));
+    rig.until(Phase::Observing).await;
+    rig.end().await;
+
+    let rig = Rig::on(folder.path(), pair());
+    rig.until(Phase::Observing).await;
+    assert!(rig.board.knows("deploy-1").await && !rig.board.knows("deploy-2").await);
+    let mut again = rig.board.switch(named(Green, "deploy-1"));
+    let Some(Progress::Recorded { moves, .. }) = again.recv().await else {
+        panic!("whoever does not wait is told at once");
+    };
+    assert_eq!(moves.len(), 2);
+    let outcome = last(&mut again).await;
+    assert_eq!(outcome.to_string(), "green is live: api, web");
+    assert_eq!(rig.driver.log()[..1], ["drain api"], "nothing moved again");
+    rig.end().await;
+
+    let rig = Rig::on(folder.path(), pair());
+    let recorded = rig.switch(named(Green, "deploy-1")).await;
+    assert_eq!(recorded.to_string(), outcome.to_string());
+    assert_eq!(rig.driver.log(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_kills_the_daemon_is_told_to_whoever_asks_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::on(folder.path(), pair());
+    let _news = rig.board.switch(named(Green, "deploy-1"));
+    rig.until(Phase::Observing).await;
+    rig.end().await;
+    Rig::on(folder.path(), pair()).end().await;
+
+    let rig = Rig::on(folder.path(), pair());
+    assert_eq!(rig.live("web"), Blue, "the second crash undid it");
+    let told = rig.switch(named(Green, "deploy-1")).await;
+    assert_eq!((told.code(), told.exit_code()), ("rolled_back", 4));
+    assert_eq!(rig.live("web"), Blue, "it was not done again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_person_sets_aside_is_told_with_who_and_why() {
+    let rig = Rig::new(pair());
+    let mut events = rig.board.subscribe();
+    let mut overridden = async move || {
+        loop {
+            if let Event::Overridden {
+                actor, why, what, ..
+            } = events.recv().await.unwrap().event
+            {
+                return (actor, why, what);
+            }
+        }
+    };
+    let because = |why: &str| {
+        let mut verb = verb();
+        verb.by.why = Some(why.to_owned());
+        verb
+    };
+    rig.driver.set_down("web", Green, true);
+    let mut forced = to(Green);
+    forced.force = true;
+    let mut news = rig.board.switch(forced);
+    let (actor, _, what) = overridden().await;
+    let Override::Gate { failing } = what else {
+        panic!("{what:?}");
+    };
+    assert_eq!((actor.as_str(), failing.len()), ("ci", 1));
+    assert_eq!(failing[0].why, "down: connection refused");
+    rig.driver.set_down("web", Green, false);
+    rig.until(Phase::Observing).await;
+    assert_eq!(
+        rig.board.promote(because("it is well")).await.exit_code(),
+        0
+    );
+    let (actor, why, what) = overridden().await;
+    assert_eq!(
+        (actor.as_str(), why.as_deref()),
+        ("ops", Some("it is well"))
+    );
+    assert!(
+        matches!(what, Override::Promote { held: None, .. }),
+        "{what:?}"
+    );
+    assert_eq!(last(&mut news).await.exit_code(), 0);
+    let _news = rig.board.switch(to(Blue));
+    rig.until(Phase::Observing).await;
+    assert_eq!(rig.board.abort(because("it is not")).await.exit_code(), 0);
+    let (_, why, what) = overridden().await;
+    assert_eq!(why.as_deref(), Some("it is not"));
+    let phase = Phase::Observing;
+    assert_eq!(what, Override::Abort { phase });
 }

@@ -25,7 +25,9 @@ mod tests;
 #[cfg(test)]
 mod world;
 
-pub use words::{Command, Effect, Event, Input, Member, Order, Progress, Rules, Sample, Ticket};
+pub use words::{
+    Command, Effect, Event, Input, Member, Order, Override, Progress, Rules, Sample, Ticket,
+};
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -179,6 +181,19 @@ impl Machine {
         let waiting = self.drains.iter().filter(|drain| drain.is_waiting());
         let waiting = waiting.map(|drain| (drain.service.clone(), drain.pool));
         watched.chain(waiting).collect()
+    }
+
+    /// What a switch under watch has moved, once that is on disk.
+    #[must_use]
+    pub fn recorded_moves(&self, run: Generation) -> Option<Vec<Move>> {
+        let watched = match &self.state {
+            State::Observing(watch) | State::Held(watch, _) => &watch.run,
+            State::Committing(committing) => &committing.run,
+            State::Idle | State::Probing(_) | State::Switching(_) | State::RollingBack(_) => {
+                return None;
+            }
+        };
+        (watched.generation == run && self.ledger.moved.is_none()).then(|| watched.moves.clone())
     }
 
     /// How the stack looks from outside.

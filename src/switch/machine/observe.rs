@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::state::{Committing, Hold, Run, State, Watch, services};
-use super::words::{Command, Effect, Event, Progress, Sample};
+use super::words::{Command, Effect, Event, Override, Progress, Sample};
 use super::{Machine, Settling, WRITE_PATIENCE};
 use crate::model::Generation;
 use crate::switch::driver::Traffic;
@@ -301,9 +301,8 @@ impl Machine {
 
     pub(super) fn promote(&mut self, now: Instant, command: &Command) {
         self.state = match self.take() {
-            State::Observing(watch) | State::Held(watch, _) => {
-                self.commit(now, watch.run, vec![command.generation])
-            }
+            State::Observing(watch) => self.promoted(now, command, watch, None),
+            State::Held(watch, hold) => self.promoted(now, command, watch, Some(hold.reason)),
             State::Committing(mut committing) => {
                 committing.promoters.push(command.generation);
                 State::Committing(committing)
@@ -318,6 +317,31 @@ impl Machine {
                 state
             }
         };
+    }
+
+    /// The rest of a watch is set aside.
+    fn promoted(
+        &mut self,
+        now: Instant,
+        command: &Command,
+        watch: Watch,
+        held: Option<String>,
+    ) -> State {
+        let watched = now.saturating_duration_since(watch.since);
+        let what = Override::Promote { watched, held };
+        self.overridden(command, &watch.run, what);
+        self.commit(now, watch.run, vec![command.generation])
+    }
+
+    /// Tells everybody that a person decided otherwise.
+    pub(super) fn overridden(&mut self, command: &Command, run: &Run, what: Override) {
+        self.notify(Event::Overridden {
+            actor: command.actor.clone(),
+            why: command.why.clone(),
+            what,
+            target: run.target,
+            services: services(&run.moves),
+        });
     }
 
     /// Keeps a cutover; the old pools wait until that is on disk.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::state::{Probing, Run, State, Switching, services};
-use super::words::{Command, Effect, Event, Order, Progress};
+use super::words::{Command, Effect, Event, Order, Override, Progress};
 use super::{Machine, WRITE_PATIENCE};
 use crate::clock;
 use crate::model::{Color, Generation, ServiceName};
@@ -213,12 +213,14 @@ impl Machine {
             };
             return self.give_up(now, &probing.run, Outcome::Refused(refusal));
         }
-        let ready = if probing.force {
-            Ok(Ready::forced())
-        } else if unseen.is_empty() {
+        let passed = if unseen.is_empty() {
             Ready::admit(chosen)
         } else {
             Err(unseen)
+        };
+        let (ready, ignored) = match passed {
+            passed if probing.force => (Ok(Ready::forced()), passed.err().unwrap_or_default()),
+            passed => (passed, Vec::new()),
         };
         match ready {
             Ok(ready) => {
@@ -228,6 +230,7 @@ impl Machine {
                 State::Switching(Switching {
                     run: probing.run,
                     ready,
+                    ignored,
                     ticket,
                     deadline: now + WRITE_PATIENCE,
                 })
@@ -267,7 +270,12 @@ impl Machine {
     }
 
     pub(super) fn cut_over(&mut self, now: Instant, switching: Switching) -> State {
-        let Switching { run, ready, .. } = switching;
+        let Switching {
+            run,
+            ready,
+            ignored,
+            ..
+        } = switching;
         let pools = self.adopt(&run.moves);
         if let Some(release) = &run.release {
             for m in &run.moves {
@@ -296,6 +304,15 @@ impl Machine {
             moves: run.moves.clone(),
             forced,
         });
+        if forced {
+            self.notify(Event::Overridden {
+                actor: run.actor.clone(),
+                why: run.why.clone(),
+                what: Override::Gate { failing: ignored },
+                target: run.target,
+                services: services(&run.moves),
+            });
+        }
         self.report(
             run.generation,
             Progress::CutOver {

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::state::{RollingBack, State, Step, services};
-use super::words::{Command, Effect, Event, Progress};
+use super::words::{Command, Effect, Event, Order, Override, Progress};
 use super::{Machine, WRITE_PATIENCE};
 use crate::model::Generation;
 use crate::switch::gate::{GateFailure, SlotReport};
 use crate::switch::outcome::{Outcome, Refusal};
 use crate::switch::record::{Intent, Move};
+use crate::switch::status::Phase;
 use crate::switch::verdict::Cause;
 
 /// How long a rollback waits for its intent to be written: bad traffic does not wait for disks.
@@ -38,12 +39,16 @@ impl Machine {
                 State::Idle
             }
             State::Probing(probing) => {
+                let phase = Phase::Probing;
+                self.overridden(command, &probing.run, Override::Abort { phase });
                 self.finish(command.generation, Outcome::Cancelled);
                 let by = command.actor.clone();
                 self.give_up(now, &probing.run, Outcome::Aborted { by })
             }
             State::Switching(switching) => {
                 let _ = self.persist(None);
+                let phase = Phase::Switching;
+                self.overridden(command, &switching.run, Override::Abort { phase });
                 self.finish(command.generation, Outcome::Cancelled);
                 let by = command.actor.clone();
                 self.give_up(now, &switching.run, Outcome::Aborted { by })
@@ -69,6 +74,7 @@ impl Machine {
             self.refuse(command, Refusal::OldSlotDown { failing });
             return state;
         }
+        let phase = state.phase();
         let (run, promoters) = match state {
             State::Observing(watch) | State::Held(watch, _) => (watch.run, Vec::new()),
             State::Committing(committing) => (committing.run, committing.promoters),
@@ -76,6 +82,9 @@ impl Machine {
                 return State::Idle;
             }
         };
+        if command.order == Order::Abort {
+            self.overridden(command, &run, Override::Abort { phase });
+        }
         let overtaken = run.waiter().into_iter().chain(promoters).collect();
         self.go_back(
             now,

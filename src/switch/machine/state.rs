@@ -123,6 +123,8 @@ pub(super) struct Probing {
 pub(super) struct Switching {
     pub(super) run: Run,
     pub(super) ready: Ready,
+    /// What would have kept the gate shut.
+    pub(super) ignored: Vec<GateFailure>,
     pub(super) ticket: Ticket,
     pub(super) deadline: Instant,
 }

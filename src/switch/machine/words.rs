@@ -8,6 +8,7 @@ use crate::switch::driver::{DrainWindows, Publication, Traffic};
 use crate::switch::gate::{GateFailure, GateReport, Ready, SlotReport};
 use crate::switch::outcome::Outcome;
 use crate::switch::record::{Live, Move, ServiceRecord, StackRecord};
+use crate::switch::status::Phase;
 use crate::switch::verdict::{Cause, Observation, Verdict};
 
 /// Number of one write of a stack's record. A higher one holds all that a lower one held.
@@ -322,6 +323,28 @@ pub enum Progress {
     Finished(Outcome),
 }
 
+/// What a person set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Override {
+    /// The gate, with `--force`.
+    Gate {
+        /// What would have kept it shut; empty: it was open.
+        failing: Vec<GateFailure>,
+    },
+    /// The rest of a watch, with `promote`.
+    Promote {
+        /// How long it was watched.
+        watched: Duration,
+        /// Why it was held, if it was.
+        held: Option<String>,
+    },
+    /// The rest of a switch, with `abort`.
+    Abort {
+        /// How far it was.
+        phase: Phase,
+    },
+}
+
 /// What happened to a stack: for metrics, notifications and the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -344,6 +367,19 @@ pub enum Event {
         moves: Vec<Move>,
         /// Whether the gate was skipped.
         forced: bool,
+    },
+    /// A person set aside what the switch would have done.
+    Overridden {
+        /// Who.
+        actor: String,
+        /// Why, if said.
+        why: Option<String>,
+        /// What was set aside.
+        what: Override,
+        /// The color that the switch moves to.
+        target: Color,
+        /// The services in question.
+        services: Vec<ServiceName>,
     },
     /// A person must decide.
     Held {
