@@ -207,6 +207,7 @@ async fn an_account_made_in_the_moment_of_a_kill_is_found_again_by_its_key() {
     let key = first["key_pkcs8"].as_str().expect("a key");
     let key = URL_SAFE_NO_PAD.decode(key).expect("base64");
     let state = edge.kill().await;
+    drop(edge);
     let written = serde_json::json!({"version": 1, "key": STANDARD.encode(key)});
     fs::write(&key_file, written.to_string()).expect("written");
     fs::remove_file(&file).expect("removed");

@@ -38,6 +38,7 @@ pub const TABLES: &[&Table] = &[
     &LISTEN,
     &TIMEOUTS,
     &LIMITS,
+    &HISTORY,
     &MAINTENANCE,
     &LOG,
     &LOG_ACCESS,

@@ -224,12 +224,11 @@ impl Machine {
                 reason: reason.clone(),
                 services: services(&watch.run.moves),
             });
-            self.report(
-                watch.run.generation,
-                Progress::Held {
-                    reason: reason.clone(),
-                },
-            );
+            // Held again after its end was told: nobody listens any more.
+            if let Some(waiter) = watch.run.waiter() {
+                let reason = reason.clone();
+                self.report(waiter, Progress::Held { reason });
+            }
         }
         let over = watch.observation.elapsed >= watch.observation.observe_max();
         if over && !watch.run.reported {

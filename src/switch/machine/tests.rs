@@ -643,3 +643,21 @@ fn a_service_that_is_gone_at_a_restart_is_no_longer_watched() {
         "undone, though nobody watched it"
     );
 }
+
+#[test]
+fn a_watch_that_is_held_again_after_its_end_was_told_tells_nobody() {
+    let mut world = world();
+    let command = world.order(confirmed_within(Green, 3600));
+    let hold = Verdict::Hold {
+        reason: "both fail".to_owned(),
+    };
+    world.verdict = Some(hold.clone());
+    world.seconds(100);
+    assert_eq!(world.code(command), Some(1), "still held at observe_max");
+    world.verdict = Some(Verdict::Undecided);
+    world.seconds(1);
+    assert_eq!(world.phase(), Phase::Observing);
+    world.verdict = Some(hold);
+    world.seconds(1);
+    assert_eq!(world.phase(), Phase::Held);
+}
