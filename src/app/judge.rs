@@ -4,7 +4,7 @@
 //! The evaluator itself is `switch::evidence`, pure. Here its inputs are gathered four times a
 //! second: counters of the new pool, rescues by the old one, probes of both slots.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,9 @@ use crate::switch::evidence::attribution::Tally;
 use crate::switch::evidence::{
     Decision, Limit, Limits, Numbers, Predecessor, Probed, Seen, Tick, Watch,
 };
-use crate::switch::{Cause, Containers, Judge, Observation, ServiceObservation, Verdict, plain};
+use crate::switch::{
+    Cause, Containers, Judge, Live, Observation, ServiceObservation, Verdict, plain,
+};
 
 /// Age of the probes that a rollback relies on.
 const FRESH: Duration = Duration::from_secs(5);
@@ -114,6 +116,8 @@ impl Verdicts {
 /// The judge of the daemon.
 pub(super) struct Evidence {
     daemon: Arc<Daemon>,
+    /// Live when this process began: a watch of one of these goes on after a restart.
+    at_start: BTreeMap<ServiceName, Live>,
     watches: HashMap<ServiceName, Watching>,
     replays: Replays,
 }
@@ -143,9 +147,10 @@ struct Watching {
 }
 
 impl Evidence {
-    pub(super) fn new(daemon: Arc<Daemon>) -> Self {
+    pub(super) fn new(daemon: Arc<Daemon>, at_start: BTreeMap<ServiceName, Live>) -> Self {
         Self {
             daemon,
+            at_start,
             watches: HashMap::new(),
             replays: Replays::new(Client::system()),
         }
@@ -170,7 +175,8 @@ impl Evidence {
             publisher.watch(&seen.service, &old, &new, frozen);
         }
         let horizon = seen.observe_max.max(seen.observe).as_secs_f64();
-        let is_awaited = known.is_some();
+        // Told by the journal: a kill may come before the memory of the watch is written.
+        let is_awaited = self.at_start.get(&seen.service) == Some(&seen.to);
         let (limits, highest_rate) = match known {
             Some(known) => (known.limits, known.highest_rate),
             None => {

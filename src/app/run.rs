@@ -218,11 +218,12 @@ async fn serve(
         standby: Vec::new(),
     };
     daemon.install(config, &layout);
+    let judge = Judge::new(Arc::clone(&daemon), recovered.live.clone());
     let switchboard = Switchboard::start(Setup {
         services,
         recovered,
         driver: Arc::new(PoolDriver(Arc::clone(&daemon.publisher))),
-        judge: Box::new(Judge::new(Arc::clone(&daemon))),
+        judge: Box::new(judge),
         save: journal,
         damage: found.damage,
     });
