@@ -95,6 +95,18 @@ pub async fn http1_client(address: SocketAddr, limit: usize, seen: Arc<Seen>) {
     }
 }
 
+/// Whether a request was certainly not processed: the connection said a GOAWAY without an error
+/// before it was sent, or named an earlier stream as its last (RFC 9113 §6.8). A stream that the
+/// server took ends in another way, whatever becomes of it.
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let refused = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+        .is_some_and(|error| {
+            error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+        });
+    error.is_canceled() || refused
+}
+
 /// One connection, eight requests at a time until the server sends GOAWAY.
 pub async fn http2_client(address: SocketAddr, seen: Arc<Seen>) {
     let socket = TcpStream::connect(address).await.expect("a connection");
@@ -110,8 +122,7 @@ pub async fn http2_client(address: SocketAddr, seen: Arc<Seen>) {
                             let whole = response.status() == 200;
                             seen.count(whole && response.into_body().collect().await.is_ok());
                         }
-                        // Never sent: a GOAWAY came first (RFC 9113 §6.8).
-                        Err(error) if error.is_canceled() => return,
+                        Err(error) if is_unprocessed(&error) => return,
                         Err(_) => seen.count(false),
                     }
                 }
