@@ -72,10 +72,20 @@ fn route_match(c: &mut Criterion) {
         };
         let host = format!("h{}.test", count / 4);
         group.bench_with_input(BenchmarkId::new("host", count), &host, |b, host| {
-            b.iter(|| routes.find(black_box(host), &request).is_ok());
+            b.iter(|| {
+                routes
+                    .site(black_box(host), 80)
+                    .and_then(|site| site.find(&request))
+                    .is_some()
+            });
         });
         group.bench_with_input(BenchmarkId::new("path", count), &request, |b, request| {
-            b.iter(|| routes.find(black_box("many.test"), request).is_ok());
+            b.iter(|| {
+                routes
+                    .site(black_box("many.test"), 80)
+                    .and_then(|site| site.find(request))
+                    .is_some()
+            });
         });
     }
     group.finish();
@@ -92,10 +102,7 @@ fn claim(c: &mut Criterion) {
     let slot = Arc::new(Slot::new(
         service.name.clone(),
         Color::Blue,
-        SlotSettings {
-            balance: service.balance.clone(),
-            eject: service.eject.clone(),
-        },
+        SlotSettings::of(service),
         metrics.color(&service.name, Color::Blue),
     ));
     let pool = Pool::new(slot, Generation(1));

@@ -53,6 +53,9 @@ fn site(folder: &Path, n: usize) -> Site {
         client_auth: None,
         hsts: None,
         redirect: true,
+        port: None,
+        steps: Vec::new(),
+        errors: Vec::new(),
         routes: Vec::new(),
         service: None,
     }

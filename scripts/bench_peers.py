@@ -322,8 +322,11 @@ def milliseconds(text):
     return float(number) * {"us": 0.001, "ms": 1, "s": 1000, "m": 60_000}[unit]
 
 
-def wrk(url, seconds, connections):
-    out = load(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "--latency", url])
+def wrk(url, seconds, connections, *fields):
+    more = [text for field in fields for text in ("-H", field)]
+    out = load(
+        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "--latency", *more, url]
+    )
     requests, took = re.search(r"(\d+) requests in ([\d.]+\w+),", out).groups()
     errors = sum(int(n) for n in re.findall(r"(?:Non-2xx or 3xx responses:) (\d+)", out))
     socket_errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out)
@@ -374,10 +377,10 @@ def hey(url, seconds, connections):
     return sum(codes.values()), took, p50, p99, errors
 
 
-def measure_load(program, generate, url, seconds, connections):
-    generate(url, 1, connections)  # Warm: connections to the origin, allocator, caches.
+def measure_load(program, generate, url, seconds, connections, *fields):
+    generate(url, 1, connections, *fields)  # Warm: connections to the origin, allocator, caches.
     before = program.cpu_seconds()
-    requests, took, p50, p99, errors = generate(url, seconds, connections)
+    requests, took, p50, p99, errors = generate(url, seconds, connections, *fields)
     used = program.cpu_seconds() - before
     if not requests:
         sys.exit(f"{program.name}: not one request of {url} finished within {seconds} s")

@@ -29,6 +29,15 @@ pub fn epoch_ms(time: SystemTime) -> u64 {
     millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
+/// Wall-clock time in UTC as Apache's access logs have it: `10/Oct/2000:13:55:36 +0000`.
+#[must_use]
+pub fn common_log(time: SystemTime) -> String {
+    match jiff::Timestamp::try_from(time) {
+        Ok(timestamp) => timestamp.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string(),
+        Err(_) => String::new(),
+    }
+}
+
 /// Wall-clock time as RFC 3339 in UTC with milliseconds, as every log line and record shows it.
 #[must_use]
 pub fn rfc3339(time: SystemTime) -> String {

@@ -6,7 +6,7 @@
 //! wiring    app
 //! control   admin
 //! planes    proxy   switch   health   acme   notify
-//! shared    pool   tls   http   history
+//! shared    pool   tls   http   history   files
 //! words     model   config   clock   disk   metrics
 //! ```
 
@@ -14,8 +14,10 @@ pub mod acme;
 pub mod admin;
 pub mod app;
 pub mod clock;
+pub mod compat;
 pub mod config;
 mod disk;
+mod files;
 pub mod health;
 pub mod history;
 pub mod http;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use cutover::tls::trust;
-use cutover::{app, config};
+use cutover::{app, compat, config};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
@@ -24,7 +24,7 @@ enum Command {
     /// Serve in the foreground; works as PID 1.
     ///
     /// The configuration is the first of: --config, $CUTOVER_CONFIG, ./cutover.toml,
-    /// /etc/cutover/cutover.toml. SIGHUP reloads it; SIGTERM drains and exits.
+    /// /etc/cutover/cutover.toml, /etc/caddy/Caddyfile. SIGHUP reloads it; SIGTERM drains and exits.
     Run {
         /// Configuration file.
         #[arg(long, value_name = "FILE")]
@@ -66,7 +66,7 @@ impl StateDir {
             return Ok(folder);
         }
         let path = find(self.config)?;
-        match config::load(&path) {
+        match compat::load(&path) {
             Ok(config) => Ok(config.state_dir),
             Err(errors) => Err(format!("{} has errors\n{errors}", path.display())),
         }
@@ -117,7 +117,7 @@ fn check(explicit: Option<PathBuf>) -> ExitCode {
         Ok(path) => path,
         Err(message) => return fail(&message),
     };
-    match config::load(&path) {
+    match compat::load(&path) {
         Ok(config) => {
             for warning in &config.warnings {
                 eprintln!("{warning}");
@@ -146,15 +146,10 @@ fn check(explicit: Option<PathBuf>) -> ExitCode {
 
 fn find(explicit: Option<PathBuf>) -> Result<PathBuf, String> {
     match config::find(explicit.as_deref()) {
-        config::Found::File(path) => Ok(path),
-        config::Found::Caddyfile(path) => Err(format!(
-            "found {}, but this version does not read Caddyfiles yet; write a cutover.toml and \
-             name it with --config",
-            path.display()
-        )),
+        config::Found::File(path) | config::Found::Caddyfile(path) => Ok(path),
         config::Found::Nothing => Err(
-            "no configuration: looked at --config, $CUTOVER_CONFIG, ./cutover.toml and \
-             /etc/cutover/cutover.toml; `cutover demo` needs none"
+            "no configuration: looked at --config, $CUTOVER_CONFIG, ./cutover.toml, \
+             /etc/cutover/cutover.toml and /etc/caddy/Caddyfile; `cutover demo` needs none"
                 .to_owned(),
         ),
     }

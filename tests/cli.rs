@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,7 @@ use cutover::admin::wire::{
 };
 use cutover::admin::{Actor, Control, Reporter, server};
 use cutover::clock;
+use cutover::config::step::Hashed;
 use cutover::history::Entry;
 use cutover::model::Color;
 use nix::sys::signal::{Signal, kill};
@@ -740,8 +742,6 @@ fn usage_errors_are_2_and_help_is_0() {
 fn verbs_of_later_versions_say_so_without_asking_the_daemon() {
     for args in [
         &["deploy", "app:v2", "--service", "web"][..],
-        &["adapt", "Caddyfile"],
-        &["hash-password"],
         &["cleanup"],
         &["reset"],
     ] {
@@ -755,6 +755,121 @@ fn verbs_of_later_versions_say_so_without_asking_the_daemon() {
     let expected = "{\"error\":{\"code\":\"unsupported\",\
                     \"message\":\"`cleanup` is not in this version yet\"}}\n";
     assert_eq!(stdout, expected);
+}
+
+/// Runs `hash-password` with `input` for its stdin.
+fn hashed(args: &[&str], input: &[u8]) -> Ran {
+    let all = [&["hash-password"], args].concat();
+    let mut child = proxyctl(Path::new("/nowhere"), &all)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    ran(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn a_password_is_hashed_without_a_daemon_and_never_shown() {
+    for (args, start, input) in [
+        (
+            &[][..],
+            "$argon2id$v=19$m=19456,t=2,p=1$",
+            &b"hunter2\n"[..],
+        ),
+        (&["--bcrypt"], "$2b$12$", b"hunter2\r\n"),
+        (&["--json"], "", b"hunter2"),
+    ] {
+        let Ran(code, stdout, stderr) = hashed(args, input);
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        let hash = match start {
+            "" => serde_json::from_str::<serde_json::Value>(&stdout).unwrap()["hash"].clone(),
+            _ => stdout.strip_suffix('\n').unwrap().into(),
+        };
+        let hash = hash.as_str().unwrap();
+        assert!(hash.starts_with(start), "{hash}");
+        assert!(Hashed::read(hash).unwrap().matches(b"hunter2"));
+    }
+}
+
+#[test]
+fn a_password_that_cannot_be_one_is_refused() {
+    let empty = "proxyctl: the password is empty\n".to_owned();
+    assert_eq!(hashed(&[], b"\n"), Ran(2, String::new(), empty.clone()));
+    assert_eq!(hashed(&[], b""), Ran(2, String::new(), empty));
+    let Ran(code, stdout, stderr) = hashed(&["--bcrypt"], &[b'x'; 80]);
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.contains("first 72 bytes"), "{stderr}");
+}
+
+/// `hash-password` on a terminal of its own: the process, the keyboard side, and the other one.
+fn on_a_terminal() -> (std::process::Child, std::fs::File, std::os::fd::OwnedFd) {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let child = proxyctl(Path::new("/nowhere"), &["hash-password"])
+        .stdin(terminal.slave.try_clone().unwrap())
+        .stderr(terminal.slave.try_clone().unwrap())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    (child, terminal.master.into(), terminal.slave)
+}
+
+/// What a terminal shows up to a prompt. What is typed before it is dropped.
+fn prompt(keyboard: &mut std::fs::File) -> String {
+    let mut shown = String::new();
+    while !shown.ends_with(": ") {
+        let mut byte = [0];
+        keyboard.read_exact(&mut byte).unwrap();
+        shown.push(char::from(byte[0]));
+    }
+    shown
+}
+
+/// A person types two lines: the exit code, what was printed, and what the terminal showed.
+fn typed(first: &str, second: &str) -> (i32, String, String) {
+    let (child, mut keyboard, other) = on_a_terminal();
+    drop(other);
+    let mut shown = String::new();
+    for line in [first, second] {
+        shown += &prompt(&mut keyboard);
+        writeln!(keyboard, "{line}").unwrap();
+    }
+    let ended = child.wait_with_output().unwrap();
+    let mut rest = [0; 256];
+    // It ends with an error: its last program is gone.
+    while let Ok(read @ 1..) = keyboard.read(&mut rest) {
+        shown += &String::from_utf8_lossy(&rest[..read]);
+    }
+    let printed = String::from_utf8(ended.stdout).unwrap();
+    (ended.status.code().unwrap(), printed, shown)
+}
+
+#[test]
+fn a_person_types_the_password_twice_and_does_not_see_it() {
+    let (code, hash, shown) = typed("hunter2", "hunter2");
+    assert_eq!(code, 0, "{shown}");
+    assert!(Hashed::read(hash.trim_end()).unwrap().matches(b"hunter2"));
+    assert_eq!(shown, "Password: \r\nAgain: \r\n");
+    let (code, hash, shown) = typed("hunter2", "hunter3");
+    assert_eq!((code, hash.as_str()), (1, ""));
+    assert!(shown.contains("the two passwords differ"), "{shown:?}");
+}
+
+#[test]
+fn an_interrupted_prompt_leaves_the_terminal_as_it_was() {
+    use nix::sys::termios::{LocalFlags, tcgetattr};
+    let (mut child, mut keyboard, terminal) = on_a_terminal();
+    let echoes = || {
+        let flags = tcgetattr(&terminal).unwrap().local_flags;
+        flags.contains(LocalFlags::ECHO)
+    };
+    prompt(&mut keyboard);
+    assert!(!echoes());
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(echoes());
 }
 
 #[test]

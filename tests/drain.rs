@@ -323,6 +323,81 @@ fn a_silent_event_stream_over_http2_ends_in_its_window() {
     assert!(took < Duration::from_secs(6), "{took:?}");
 }
 
+/// `fetch()` asks for `*/*`, many APIs answer a POST with events, and curl says nothing of its wish.
+#[test]
+fn a_silent_event_stream_that_nobody_announced_ends_in_its_window_and_harms_nobody() {
+    let origins = Origins::start();
+    let config = origins.config("observe = \"0s\"\nsse_drain = \"4s\"\ndrain = \"30s\"");
+    let config = [origins.blue.addr, origins.green.addr]
+        .iter()
+        .fold(config, |config, addr| {
+            config.replace(&addr.to_string(), &format!("h2c://{addr}"))
+        });
+    let edge = Edge::start(&config);
+    edge.wait_healthy();
+    let address = edge.http;
+    let open = |arguments: &[&str], target: &str| {
+        let url = format!("http://{address}{target}");
+        let arguments = [&["--no-buffer"], arguments, &[&url]].concat();
+        let arguments: Vec<_> = arguments.into_iter().map(str::to_owned).collect();
+        std::thread::spawn(move || curl(&arguments.iter().map(String::as_str).collect::<Vec<_>>()))
+    };
+    let in_flight =
+        |kind: &str| edge.status()["services"][0]["slots"]["blue"]["in_flight"][kind].clone();
+    // One after the other, so that each finds whatever connections there are; longer than the
+    // window of the streams.
+    let mut downloads = vec![open(
+        &["--http2-prior-knowledge"],
+        "/drip?n=80&every_ms=100",
+    )];
+    wait_until("the first download is under way", || {
+        in_flight("request") == 1
+    });
+    let mut streams = Vec::new();
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        for asked in [
+            &["--header", "Accept: */*"][..],
+            &["--header", "Accept:"],
+            &["--header", "Accept: application/json", "--data", "{}"],
+        ] {
+            // One event, then silence.
+            streams.push(open(
+                &[&[version], asked].concat(),
+                "/sse?n=2&every_ms=60000",
+            ));
+            wait_until("it is open", || in_flight("sse") == streams.len());
+        }
+        downloads.push(open(&[version], "/drip?n=80&every_ms=100"));
+        wait_until("a download is under way", || {
+            in_flight("request") == downloads.len()
+        });
+    }
+
+    let begun = now();
+    assert_eq!(edge.proxyctl(&["switch", "green", "--no-wait"]).code, 0);
+    for stream in streams {
+        let ended = stream.join().expect("a client");
+        assert_eq!(ended.code, 0, "a proper end: {ended:?}");
+        let (event, retry) = ended.stdout.split_once("\n\n").unwrap_or_default();
+        assert_eq!(event, "id: 0\ndata: event 0");
+        assert!(
+            retry.starts_with("retry: ") && retry.ends_with("\n\n"),
+            "{ended:?}"
+        );
+    }
+    let took = now().saturating_duration_since(begun);
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    for download in downloads {
+        let ended = download.join().expect("a client");
+        let lines = ended.stdout.lines().count();
+        assert_eq!((ended.code, lines), (0, 80), "{ended:?}");
+    }
+    assert!(
+        !edge.log().contains("closed at the end of the drain"),
+        "nothing had to be cut"
+    );
+}
+
 #[test]
 fn what_takes_longer_than_its_window_is_cut_and_named() {
     let origins = Origins::start();

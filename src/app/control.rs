@@ -447,6 +447,9 @@ fn reload_error(error: ReloadError) -> ControlError {
         ReloadError::Issuer(error) => {
             ControlError::new(ErrorCode::InvalidConfig, message).with_details([error.to_string()])
         }
+        ReloadError::AccessLog(error) => {
+            ControlError::new(ErrorCode::InvalidConfig, message).with_details([error.to_string()])
+        }
         ReloadError::NoFile => ControlError::new(ErrorCode::Unsupported, message),
         ReloadError::Stopping => ControlError::new(ErrorCode::Failed, message),
     }

@@ -22,12 +22,13 @@ use crate::clock;
 use crate::config::{Config, Diagnostic, Diagnostics, IpSet, Service};
 use crate::health::{ProbeTarget, Prober};
 use crate::history::{Entry, History, Keep};
-use crate::http::Resolver;
+use crate::http::{Client, Resolver};
 use crate::metrics::{LiveColor, LiveService, LiveState, Metrics, Outcome};
+use crate::model::proxy_protocol::Header;
 use crate::model::{Color, ServiceName};
 use crate::notify::{EventKind, Note, Notifier};
 use crate::pool::{Availability, Doors, Pool, Slot};
-use crate::proxy::Settings;
+use crate::proxy::{AccessLog, Settings, StickyKey};
 use crate::switch::{Containers, Journal, Layout, Live, Switchboard};
 use crate::tls;
 
@@ -45,12 +46,16 @@ pub(super) struct Daemon {
     pub(super) publisher: Arc<Publisher>,
     pub(super) addresses: Arc<Addresses>,
     pub(super) resolver: Arc<Resolver>,
+    pub(super) client: Client,
     pub(super) prober: Prober,
     pub(super) switchboard: OnceLock<Switchboard>,
     pub(super) certificates: Arc<tls::Store>,
     pub(super) certification: Certification,
     pub(super) acceptor: Arc<tls::Acceptor>,
+    pub(super) upstream_tls: Arc<tls::Upstreams>,
+    pub(super) sticky: Arc<StickyKey>,
     pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) access_log: AccessLog,
     pub(super) ops_allow: Arc<ArcSwap<IpSet>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) doors: Arc<Doors>,
@@ -97,6 +102,8 @@ pub(super) enum ReloadError {
     Certificates(Vec<tls::TlsError>),
     #[error("no certificate could be ordered, nothing was changed")]
     Issuer(#[from] IssuerError),
+    #[error("the access log cannot be opened (log.access.file), nothing was changed")]
+    AccessLog(#[source] std::io::Error),
     #[error("the daemon is stopping")]
     Stopping,
 }
@@ -156,6 +163,7 @@ impl Daemon {
                     ReloadError::NoFile
                     | ReloadError::RestartNeeded(_)
                     | ReloadError::Issuer(_)
+                    | ReloadError::AccessLog(_)
                     | ReloadError::Stopping => Vec::new(),
                 };
                 self.notifier
@@ -167,7 +175,7 @@ impl Daemon {
 
     async fn read_and_apply(self: &Arc<Self>) -> Result<Vec<String>, ReloadError> {
         let file = self.file.clone().ok_or(ReloadError::NoFile)?;
-        let config = tokio::task::spawn_blocking(move || crate::config::load(&file))
+        let config = tokio::task::spawn_blocking(move || crate::compat::load(&file))
             .await
             .map_err(|_| ReloadError::Stopping)??;
         let restart = self.config.load().restart_needed(&config);
@@ -175,11 +183,20 @@ impl Daemon {
             return Err(ReloadError::RestartNeeded(restart));
         }
         // Before anything changes.
+        if let Some(file) = &config.log.access.file {
+            AccessLog::check(file).map_err(ReloadError::AccessLog)?;
+        }
         Issuer::from_config(&config.acme)?;
         // Certificates first: a new host must not be routed before it can be served.
         let certificates = Arc::clone(&self.certificates);
-        let sites = config.sites.clone();
-        let loaded = tokio::task::spawn_blocking(move || certificates.apply(&sites, clock::wall()))
+        let upstreams = Arc::clone(&self.upstream_tls);
+        let (sites, services) = (config.sites.clone(), config.services.clone());
+        let apply = move || {
+            let loaded = certificates.apply(&sites, clock::wall())?;
+            upstreams.apply(&services, clock::wall())?;
+            Ok(loaded)
+        };
+        let loaded = tokio::task::spawn_blocking(apply)
             .await
             .map_err(|_| ReloadError::Stopping)?
             .map_err(ReloadError::Certificates)?;
@@ -217,7 +234,12 @@ impl Daemon {
         let names = config.services.iter().map(|service| service.name.clone());
         self.metrics.retain(&names.collect());
         self.acceptor.set_deadline(config.timeouts.tls_handshake);
-        self.settings.store(Arc::new(Settings::new(&config)));
+        self.settings.store(Arc::new(Settings::new(
+            &config,
+            Arc::clone(&self.upstream_tls),
+            Arc::clone(&self.sticky),
+        )));
+        self.access_log.follow(&config.log.access);
         self.notifier.follow(&config.notify);
         self.history.follow(keep(&config));
         self.ops_allow
@@ -293,6 +315,7 @@ impl Daemon {
             let Some(service) = by_name.get(slot.service()) else {
                 continue;
             };
+            let client = client_of(&self.client, &self.upstream_tls, &slot);
             let mut health = service.health.clone();
             if watched.contains(slot.service()) {
                 health.interval = health.interval.min(WATCHED_PROBES);
@@ -304,6 +327,7 @@ impl Daemon {
                     health: health.clone(),
                     service: service.name.clone(),
                     color: slot.color(),
+                    client: client.clone(),
                 });
             }
         }
@@ -361,7 +385,12 @@ impl Daemon {
 
     /// Serves certificate files that changed, and tells of those that cannot be served.
     pub(super) fn watch_certificates(&self) {
-        let events = self.certificates.watch(clock::wall());
+        let mut events = self.certificates.watch(clock::wall());
+        let upstreams = self.upstream_tls.watch(clock::wall());
+        if !upstreams.is_empty() {
+            self.sync_probes();
+        }
+        events.extend(upstreams);
         for event in &events {
             if let Some(note) = notes::of_files(event) {
                 self.notifier.tell(note);
@@ -441,6 +470,20 @@ pub(super) fn place_and_word(warning: &Diagnostic) -> String {
 pub(super) fn lines(errors: &[tls::TlsError]) -> String {
     let each: Vec<String> = errors.iter().map(ToString::to_string).collect();
     each.join("\n")
+}
+
+/// Who asks the upstreams of a service: `client`, with the service's own TLS, and with what its
+/// connections begin with.
+pub(super) fn client_of(client: &Client, upstreams: &tls::Upstreams, slot: &Slot) -> Client {
+    let client = match upstreams.of(slot.service()) {
+        Some(tls) => Client::with_tls(tls.probe_configs(), tls.server_name()),
+        None => client.clone(),
+    };
+    match slot.settings().proxy_protocol {
+        // Nobody's connection but ours.
+        Some(version) => client.beginning_with(Header::Local.encode(version)),
+        None => client,
+    }
 }
 
 fn configured<'c>(config: &'c Config, slot: &Slot) -> Option<&'c [crate::model::UpstreamAddr]> {

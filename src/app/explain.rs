@@ -1,13 +1,15 @@
 //! Where a request would go, and why: for `proxyctl explain`.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::admin::wire::{Candidate, ControlError, ErrorCode, ExplainReport, ExplainRequest};
 use crate::config::{Config, ServiceIndex, Tls};
 use crate::model::{Color, ServiceName, normalize_path};
-use crate::pool::{NotFound, RequestView, Routes, host_of};
+use crate::pool::{RequestView, Routes, SiteEntry, host_of};
+use crate::proxy::{Asked, Rehearsal, RehearsalEnd};
 
 /// What is known of a service beside the configuration.
 pub(super) struct Target {
@@ -78,7 +80,7 @@ pub(super) fn explain(
             parsed.path
         ));
     }
-    let Some(site) = routes.site(&parsed.host) else {
+    let Some(site) = routes.site(&parsed.host, parsed.port) else {
         report.status = Some(404);
         report.why.push(format!(
             "no site has the host {}, and there is no default site",
@@ -91,15 +93,7 @@ pub(super) fn explain(
         "the host {} belongs to the site {}",
         parsed.host, site.name
     ));
-    report.candidates = site
-        .candidates(&parsed)
-        .into_iter()
-        .map(|candidate| Candidate {
-            route: format!("route[{}] {}", candidate.number, candidate.path),
-            matched: candidate.verdict == "taken",
-            why: candidate.verdict.to_owned(),
-        })
-        .collect();
+    report.candidates = candidates(site, &parsed);
     if parsed.https && site.tls == Tls::Off {
         report.status = Some(421);
         report
@@ -120,42 +114,108 @@ pub(super) fn explain(
             return Ok(report);
         }
     }
-    match routes.find(&parsed.host, &parsed) {
-        Err(NotFound::Host | NotFound::Path(_)) => {
-            report.status = Some(404);
-            report
-                .why
-                .push("no route takes the path, and the site has no service of its own".to_owned());
-        }
-        Ok(found) => {
-            let service = &config.services[found.service.0].name;
-            match found.route {
-                Some(number) => {
-                    report.route = Some(format!("route[{number}]"));
-                    report
-                        .why
-                        .push(format!("route[{number}] is the most specific that matches"));
+    let Some(index) = through_steps(site, parsed, &mut report) else {
+        return Ok(report);
+    };
+    let service = &config.services[index.0].name;
+    let target = target(service, index);
+    report.service = Some(service.clone());
+    report.color = Some(target.color);
+    report.upstream = target.upstream;
+    if report.upstream.is_none() {
+        report.status = Some(503);
+    }
+    report.why.extend(target.why);
+    Ok(report)
+}
+
+/// Goes through the steps of the site, its routes, and the steps of the route. `None`: nothing is
+/// forwarded.
+fn through_steps(
+    site: &Arc<SiteEntry>,
+    mut parsed: Parsed,
+    report: &mut ExplainReport,
+) -> Option<ServiceIndex> {
+    let target = match &parsed.query {
+        Some(query) => format!("{}?{query}", parsed.path),
+        None => parsed.path.clone(),
+    };
+    let mut rehearsal = Rehearsal::new(
+        site,
+        &Asked {
+            method: &parsed.method,
+            target: &target,
+            authority: &parsed.authority,
+            headers: &parsed.headers,
+            client: parsed.client,
+            https: parsed.https,
+            port: parsed.port,
+        },
+    )?;
+    let mut end = rehearsal.run("site", &site.plan);
+    parsed.path = rehearsal.target().path().to_owned();
+    parsed.query = rehearsal.target().query().map(str::to_owned);
+    report.candidates = candidates(site, &parsed);
+    let found = site.find(&parsed);
+    let mut why = Vec::new();
+    if end == RehearsalEnd::Next {
+        match found {
+            None => {
+                why.push(
+                    "no route takes the path, and the site has no service of its own".to_owned(),
+                );
+            }
+            Some(found) => {
+                match found.route {
+                    Some(number) => {
+                        report.route = Some(format!("route[{number}]"));
+                        why.push(format!("route[{number}] is the most specific that matches"));
+                    }
+                    None => {
+                        why.push("no route matches, so the site's own service takes it".to_owned());
+                    }
                 }
-                None => report
-                    .why
-                    .push("no route matches, so the site's own service takes it".to_owned()),
+                if let Some(plan) = found.plan {
+                    end = rehearsal.run("route", plan);
+                }
             }
-            let target = target(service, found.service);
-            report.service = Some(service.clone());
-            report.color = Some(target.color);
-            report.upstream = target.upstream;
-            if report.upstream.is_none() {
-                report.status = Some(503);
-            }
-            report.why.extend(target.why);
         }
     }
-    Ok(report)
+    report.why.extend(rehearsal.told());
+    report.why.extend(why);
+    match end {
+        RehearsalEnd::Service(index) => Some(index),
+        RehearsalEnd::Answered(status) => {
+            report.status = status;
+            report.why.push("a step answers it".to_owned());
+            None
+        }
+        RehearsalEnd::Next => {
+            let service = found.and_then(|found| found.service);
+            if service.is_none() {
+                report.status = Some(404);
+            }
+            service
+        }
+    }
+}
+
+/// Routes in the order of their precedence, and what became of them.
+fn candidates(site: &SiteEntry, parsed: &Parsed) -> Vec<Candidate> {
+    let looked_at = site.candidates(parsed).into_iter();
+    let told = looked_at.map(|candidate| Candidate {
+        route: format!("route[{}] {}", candidate.number, candidate.path),
+        matched: candidate.verdict == "taken",
+        why: candidate.verdict.to_owned(),
+    });
+    told.collect()
 }
 
 struct Parsed {
     https: bool,
     host: String,
+    /// With the port, as it would be sent.
+    authority: String,
     port: u16,
     sent_path: String,
     path: String,
@@ -195,9 +255,9 @@ impl Parsed {
             .get(http::header::HOST)
             .and_then(|host| host.to_str().ok());
         let mut lower = [0; 255];
-        let host = named.unwrap_or(authority.as_str());
-        let host = host_of(host, &mut lower)
-            .ok_or_else(|| format!("`{host}` is not a host name"))?
+        let sent = named.unwrap_or(authority.as_str()).to_owned();
+        let host = host_of(&sent, &mut lower)
+            .ok_or_else(|| format!("`{sent}` is not a host name"))?
             .to_owned();
         let method = Method::from_bytes(request.method.to_ascii_uppercase().as_bytes())
             .map_err(|_| format!("`{}` is not a method", request.method))?;
@@ -205,6 +265,7 @@ impl Parsed {
         Ok(Self {
             https,
             host,
+            authority: sent,
             port: authority.port_u16().unwrap_or(if https { 443 } else { 80 }),
             path: normalize_path(&sent_path).into_owned(),
             sent_path,

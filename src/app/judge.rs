@@ -4,7 +4,7 @@
 //! The evaluator itself is `switch::evidence`, pure. Here its inputs are gathered four times a
 //! second: counters of the new pool, rescues by the old one, probes of both slots.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,9 +27,7 @@ use crate::switch::evidence::attribution::Tally;
 use crate::switch::evidence::{
     Decision, Limit, Limits, Numbers, Predecessor, Probed, Seen, Tick, Watch,
 };
-use crate::switch::{
-    Cause, Containers, Judge, Live, Observation, ServiceObservation, Verdict, plain,
-};
+use crate::switch::{Cause, Containers, Judge, Observation, ServiceObservation, Verdict, plain};
 
 /// Age of the probes that a rollback relies on.
 const FRESH: Duration = Duration::from_secs(5);
@@ -116,8 +114,6 @@ impl Verdicts {
 /// The judge of the daemon.
 pub(super) struct Evidence {
     daemon: Arc<Daemon>,
-    /// Live when this process began: a watch of one of these goes on after a restart.
-    at_start: BTreeMap<ServiceName, Live>,
     watches: HashMap<ServiceName, Watching>,
     replays: Replays,
 }
@@ -147,12 +143,12 @@ struct Watching {
 }
 
 impl Evidence {
-    pub(super) fn new(daemon: Arc<Daemon>, at_start: BTreeMap<ServiceName, Live>) -> Self {
+    pub(super) fn new(daemon: Arc<Daemon>) -> Self {
+        let replays = Replays::new(Client::system(), Arc::clone(&daemon.upstream_tls));
         Self {
             daemon,
-            at_start,
             watches: HashMap::new(),
-            replays: Replays::new(Client::system()),
+            replays,
         }
     }
 
@@ -175,8 +171,7 @@ impl Evidence {
             publisher.watch(&seen.service, &old, &new, frozen);
         }
         let horizon = seen.observe_max.max(seen.observe).as_secs_f64();
-        // Told by the journal: a kill may come before the memory of the watch is written.
-        let is_awaited = self.at_start.get(&seen.service) == Some(&seen.to);
+        let is_awaited = known.is_some();
         let (limits, highest_rate) = match known {
             Some(known) => (known.limits, known.highest_rate),
             None => {

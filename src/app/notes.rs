@@ -219,7 +219,9 @@ pub(super) fn of_files(event: &tls::Event) -> Option<Note> {
             EventKind::CertificateError,
             "a certificate file cannot be used",
         ),
-        tls::Event::ClientCasReloaded { .. } | tls::Event::Mended { .. } => return None,
+        tls::Event::ClientCasReloaded { .. }
+        | tls::Event::UpstreamFilesReloaded { .. }
+        | tls::Event::Mended { .. } => return None,
     };
     Some(Note {
         text: event.to_string(),

@@ -81,7 +81,7 @@ impl Publisher {
             });
         }
         let table = Table {
-            routes: Arc::new(Routes::new(config)),
+            routes: Arc::new(Routes::renewed(config, &self.table.load().routes)),
             services,
             by_name: Arc::new(by_name),
         };
@@ -272,10 +272,7 @@ impl State {
         let Some(configured) = &service.slots[color.index()] else {
             return;
         };
-        let settings = SlotSettings {
-            balance: service.balance.clone(),
-            eject: service.eject.clone(),
-        };
+        let settings = SlotSettings::of(service);
         let slot = self
             .slots
             .entry((service.name.clone(), color))

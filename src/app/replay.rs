@@ -9,17 +9,20 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::daemon::client_of;
 use crate::health::replay;
 use crate::http::Client;
 use crate::model::ServiceName;
 use crate::pool::Pool;
 use crate::switch::evidence::Probed;
 use crate::switch::evidence::attribution::Tally;
+use crate::tls;
 
 /// The probes under way and their outcomes.
 #[derive(Debug)]
 pub(super) struct Replays {
     client: Client,
+    upstreams: Arc<tls::Upstreams>,
     services: HashMap<ServiceName, Arc<Counts>>,
 }
 
@@ -31,9 +34,10 @@ struct Counts {
 }
 
 impl Replays {
-    pub(super) fn new(client: Client) -> Self {
+    pub(super) fn new(client: Client, upstreams: Arc<tls::Upstreams>) -> Self {
         Self {
             client,
+            upstreams,
             services: HashMap::new(),
         }
     }
@@ -58,6 +62,7 @@ impl Replays {
             return;
         }
         let counts = Arc::clone(self.services.entry(service.clone()).or_default());
+        let client = client_of(&self.client, &self.upstreams, old.slot());
         let wanted = (rate / 4).clamp(5, 50).div_ceil(4);
         for _ in 0..wanted {
             if counts.running.load(Relaxed) >= 50 {
@@ -70,7 +75,7 @@ impl Replays {
             };
             let (upstream, path) = (Arc::clone(upstream), paths[turn % paths.len()].clone());
             let limit = new.evidence().slow_limit(&path);
-            let (counts, client) = (Arc::clone(&counts), self.client.clone());
+            let (counts, client) = (Arc::clone(&counts), client.clone());
             counts.running.fetch_add(1, Relaxed);
             tokio::spawn(async move {
                 let answer = replay(&client, &upstream, &path).await;

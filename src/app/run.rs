@@ -25,7 +25,8 @@ use super::{demo, events, logging, operations, resolve};
 use crate::admin::listen::AdminSocket;
 use crate::admin::{ops, server};
 use crate::clock;
-use crate::config::{self, Config, Tls};
+use crate::compat;
+use crate::config::{self, Config, Service, Tls};
 use crate::health::Prober;
 use crate::history::{Entry, History};
 use crate::http::{Client, Resolver};
@@ -33,7 +34,7 @@ use crate::metrics::Metrics;
 use crate::model::{Scheme, ServiceName};
 use crate::notify::Notifier;
 use crate::pool::{Availability, Doors, LiveTable, Table};
-use crate::proxy::{AccessLog, Edge, Server, Settings, bind, open};
+use crate::proxy::{AccessLog, Edge, Outbound, Server, Settings, StickyKey, bind, open};
 use crate::switch::{
     By, Journal, Layout, NoContainers, Phase, Setup, StackStatus, Switchboard, VerbRequest, recover,
 };
@@ -50,7 +51,7 @@ const RENEWAL_CHECK: Duration = Duration::from_secs(600);
 /// The configuration has errors, a listener cannot be bound, or the state cannot be used.
 pub fn run(path: &Path) -> anyhow::Result<()> {
     logging::start();
-    let config = config::load(path).map_err(|errors| {
+    let config = compat::load(path).map_err(|errors| {
         anyhow::anyhow!(
             "{} has errors, nothing was started\n{errors}",
             path.display()
@@ -158,22 +159,38 @@ async fn serve(
     }
     let acceptor = tls::Acceptor::new(Arc::clone(&certificates), config.timeouts.tls_handshake);
     let table = Arc::new(LiveTable::new(Table::default()));
-    let settings = Arc::new(ArcSwap::from_pointee(Settings::new(&config)));
+    let upstream_tls: Arc<tls::Upstreams> = Arc::default();
+    upstream_tls
+        .apply(&config.services, clock::wall())
+        .map_err(|errors| {
+            anyhow::anyhow!(
+                "cannot use the files of service.NAME.tls\n{}",
+                lines(&errors)
+            )
+        })?;
+    let (sticky, trouble) = StickyKey::open(&config.state_dir);
+    if let Some(error) = trouble {
+        warn!(%error, "sticky sessions begin anew");
+    }
+    let sticky = Arc::new(sticky);
+    let settings = Settings::new(&config, Arc::clone(&upstream_tls), Arc::clone(&sticky));
+    let settings = Arc::new(ArcSwap::from_pointee(settings));
     let leaving = Arc::new(AtomicBool::new(false));
-    let access_log = AccessLog::start(config.log.access.file.as_deref())
+    let access_log = AccessLog::start(&config.log.access)
         .context("cannot open the access log (log.access.file)")?;
     acceptor.answer_challenges(certification.challenges());
     let doors: Arc<Doors> = Arc::default();
+    let resolver = Arc::new(Resolver::system());
     let edge = Edge::new(
         Arc::clone(&table),
         Arc::clone(&settings),
         Arc::clone(&metrics),
-        access_log,
+        access_log.clone(),
         Arc::clone(&leaving),
         Arc::clone(&doors),
         certification.answers(),
+        Outbound::new(Client::system(), Arc::clone(&resolver)),
     );
-    let resolver = Arc::new(Resolver::system());
     let notifier = Notifier::new(
         config.state_dir.join("notify"),
         Client::system(),
@@ -184,12 +201,16 @@ async fn serve(
         publisher: Arc::new(Publisher::new(table, Arc::clone(&metrics))),
         addresses: Arc::new(Addresses::default()),
         resolver,
-        prober: Prober::new(Client::system()),
+        client: Client::system(),
+        prober: Prober::new(),
         switchboard: OnceLock::new(),
         certificates,
         certification,
         acceptor: Arc::new(acceptor),
+        upstream_tls,
+        sticky,
         settings: Arc::clone(&settings),
+        access_log,
         ops_allow: Arc::new(ArcSwap::from_pointee(config.listen.ops_allow.clone())),
         metrics: Arc::clone(&metrics),
         doors,
@@ -218,12 +239,11 @@ async fn serve(
         standby: Vec::new(),
     };
     daemon.install(config, &layout);
-    let judge = Judge::new(Arc::clone(&daemon), recovered.live.clone());
     let switchboard = Switchboard::start(Setup {
         services,
         recovered,
         driver: Arc::new(PoolDriver(Arc::clone(&daemon.publisher))),
-        judge: Box::new(judge),
+        judge: Box::new(Judge::new(Arc::clone(&daemon))),
         save: journal,
         damage: found.damage,
     });
@@ -346,9 +366,12 @@ fn adopt(certificates: &tls::Store, config: &Config) -> Vec<tls::adopt::Account>
 
 /// Upstreams over TLS need root certificates; a variable that names none is fatal at once.
 fn check_roots(config: &Config) -> anyhow::Result<()> {
+    let by_system =
+        |service: &&Service| service.tls.ca.is_none() && !service.tls.insecure_skip_verify;
     let slots = config
         .services
         .iter()
+        .filter(by_system)
         .flat_map(|service| service.slots.iter().flatten());
     let needed = slots
         .flat_map(|slot| &slot.upstreams)
@@ -502,6 +525,8 @@ impl Signals {
                 _ = self.hangup.recv() => match daemon.reload("SIGHUP").await {
                     Ok(_) => info!("configuration reloaded"),
                     Err(failed) => {
+                        // Whoever moved the log away does not know of the configuration.
+                        daemon.access_log.reopen();
                         let cause = std::error::Error::source(&failed).map(ToString::to_string);
                         error!(cause, "reload: {failed}");
                     }

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use http::HeaderName;
 use ipnet::IpNet;
 
+use crate::model::PathPattern;
+
 /// `[listen]`. Changing it needs a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
@@ -24,6 +26,8 @@ pub struct Listen {
     pub admin: PathBuf,
     /// Peers whose forwarding headers are believed. Default none.
     pub trusted_proxies: IpSet,
+    /// Peers whose connections begin with a header of the PROXY protocol. Default none.
+    pub proxy_protocol: IpSet,
 }
 
 impl Default for Listen {
@@ -49,6 +53,7 @@ impl Default for Listen {
             ]),
             admin: PathBuf::from("/run/cutover/admin.sock"),
             trusted_proxies: IpSet::default(),
+            proxy_protocol: IpSet::default(),
         }
     }
 }
@@ -123,6 +128,9 @@ pub struct Limits {
     pub request_target_bytes: usize,
     /// Client connections at a time. Default 20,000; above: closed at accept.
     pub connections: usize,
+    /// Of those, how many one client may have: an IPv4 address or an IPv6 /64, trusted proxies
+    /// apart. Default unlimited; above: closed at accept.
+    pub connections_per_client: Option<usize>,
     /// Idle connections kept to upstreams in all. Default 512.
     pub upstream_keep_alive: usize,
     /// Attempts for one request, the first included. Default 3.
@@ -178,6 +186,7 @@ impl Default for Limits {
             request_head_bytes: 64 * 1024,
             request_target_bytes: 16 * 1024,
             connections: 20_000,
+            connections_per_client: None,
             upstream_keep_alive: 512,
             attempts: 3,
             held_requests: 10_000,
@@ -249,7 +258,7 @@ impl Default for Log {
     }
 }
 
-/// `[log.access]`: one JSON line a request.
+/// `[log.access]`: one line a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccessLog {
     /// Default true.
@@ -258,6 +267,81 @@ pub struct AccessLog {
     pub sample: f64,
     /// Default stdout.
     pub file: Option<PathBuf>,
+    /// What a line looks like. Default ours.
+    pub format: LogFormat,
+    /// What is not logged. Default nothing.
+    pub skip: LogSkip,
+    /// When the file is put aside; `None`: never.
+    pub rotate: Option<Rotate>,
+}
+
+/// What a line of the access log looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// JSON with our fields.
+    #[default]
+    Cutover,
+    /// Apache's `common`.
+    Common,
+    /// Apache's `combined`.
+    Combined,
+    /// JSON with Caddy's fields.
+    Caddy,
+}
+
+impl LogFormat {
+    /// As the configuration spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cutover => "cutover",
+            Self::Common => "common",
+            Self::Combined => "combined",
+            Self::Caddy => "caddy",
+        }
+    }
+}
+
+/// Requests that are not logged, whatever else holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogSkip {
+    /// For one of these paths.
+    pub paths: Vec<PathPattern>,
+    /// Answered so: inclusive ranges.
+    pub statuses: Vec<(u16, u16)>,
+}
+
+impl LogSkip {
+    /// Whether a request is not logged.
+    #[must_use]
+    pub fn takes(&self, path: &str, status: u16) -> bool {
+        self.paths.iter().any(|pattern| pattern.matches(path))
+            || (self.statuses.iter()).any(|(from, to)| (*from..=*to).contains(&status))
+    }
+}
+
+/// `rotate = { ... }` of the access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotate {
+    /// In bytes. Default 100 MB.
+    pub size: u64,
+    /// Or when it is so old. Default never.
+    pub age: Option<Duration>,
+    /// Old files that stay. Default 10.
+    pub keep: usize,
+    /// Whether those are compressed (RFC 1952). Default true.
+    pub compress: bool,
+}
+
+impl Default for Rotate {
+    fn default() -> Self {
+        Self {
+            size: 100_000_000,
+            age: None,
+            keep: 10,
+            compress: true,
+        }
+    }
 }
 
 impl Default for AccessLog {
@@ -266,6 +350,9 @@ impl Default for AccessLog {
             enabled: true,
             sample: 1.0,
             file: None,
+            format: LogFormat::default(),
+            skip: LogSkip::default(),
+            rotate: None,
         }
     }
 }

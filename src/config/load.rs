@@ -9,7 +9,7 @@ use super::{Config, Diagnostic, Diagnostics, Env, Severity, parse};
 pub enum Found {
     /// The file to load. One that was named may not exist; [`load`] says so.
     File(PathBuf),
-    /// Only a Caddyfile, which this version does not read.
+    /// Only a Caddyfile; `compat` reads it.
     Caddyfile(PathBuf),
     /// Nothing anywhere.
     Nothing,
@@ -56,12 +56,22 @@ pub fn load(path: &Path) -> Result<Config, Diagnostics> {
 /// # Errors
 /// Every error of the file, or why it cannot be read.
 pub fn load_with(path: &Path, env: &Env) -> Result<Config, Diagnostics> {
+    let text = read(path)?;
+    load_str_with(&path.display().to_string(), &text, env)
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// It cannot be read, or is not UTF-8.
+pub fn read(path: &Path) -> Result<String, Diagnostics> {
     let file = path.display().to_string();
     let bytes = std::fs::read(path)
         .map_err(|error| alone(&file, (0, 0), format!("cannot be read: {error}")))?;
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => load_str_with(&file, text, env),
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text),
         Err(error) => {
+            let (error, bytes) = (error.utf8_error(), error.into_bytes());
             let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
             let line = good.matches('\n').count() + 1;
             let column = good.rsplit('\n').next().map_or(0, |l| l.chars().count()) + 1;
@@ -87,7 +97,21 @@ pub fn load_str(file: &str, text: &str) -> Result<Config, Diagnostics> {
 /// # Errors
 /// Every error of the text.
 pub fn load_str_with(file: &str, text: &str, env: &Env) -> Result<Config, Diagnostics> {
-    parse::parse(file, text, env)
+    parse::parse(&[(file, text)], env)
+}
+
+/// Validates a text and another one that adds to it: tables are put together, lists of tables
+/// appended. Each is a name that errors carry, and the text.
+///
+/// # Errors
+/// Every error of both. A key that both give is one.
+pub fn load_both(
+    main: (&str, &str),
+    beside: Option<(&str, &str)>,
+    env: &Env,
+) -> Result<Config, Diagnostics> {
+    let texts: Vec<_> = std::iter::once(main).chain(beside).collect();
+    parse::parse(&texts, env)
 }
 
 fn alone(file: &str, (line, column): (usize, usize), message: String) -> Diagnostics {

@@ -15,20 +15,27 @@ mod rollback;
 pub mod schema;
 mod service;
 mod site;
+pub mod step;
+mod transport;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use env::Env;
 pub use global::{
     AccessLog, Acme, AcmeFallback, Docker, DockerSocket, Eab, History, IpSet, Limits, Listen, Log,
-    Maintenance, Notify, NotifyEvent, NotifyKind, Secret, Timeouts,
+    LogFormat, LogSkip, Maintenance, Notify, NotifyEvent, NotifyKind, Rotate, Secret, Timeouts,
 };
-pub use load::{Found, as_value, find, find_with, load, load_str, load_str_with, load_with};
+pub use load::{
+    Found, as_value, find, find_with, load, load_both, load_str, load_str_with, load_with, read,
+};
 pub use rollback::{
     AfterAction, RescueBudget, Rollback, RollbackAfter, RollbackBaseline, RollbackErrors,
     RollbackFast, RollbackGate, RollbackLatency, RollbackMode, RollbackRules, RuleAction,
 };
 pub use service::{Balance, DockerService, Eject, Health, Probe, Service, Slot, Switch};
 pub use site::{ClientAuth, ClientAuthMode, Hsts, Route, Site, Tls, TlsVersion, ValueMatch};
+pub use transport::{
+    Alpn, Retry, RetryBudget, RetryOn, SameSite, ServiceTimeouts, Sticky, UpstreamTls,
+};
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -2,6 +2,10 @@
 //! this list cannot drift from what is read; tests hold `docs/config.md` and
 //! `config/full.toml` to it.
 
+pub mod handlers;
+
+use handlers::HANDLERS;
+
 /// One table of the file.
 #[derive(Debug)]
 pub struct Table {
@@ -14,7 +18,7 @@ pub struct Table {
 }
 
 /// One key of a [`Table`].
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// Its name.
     pub name: &'static str,
@@ -42,14 +46,54 @@ pub const TABLES: &[&Table] = &[
     &MAINTENANCE,
     &LOG,
     &LOG_ACCESS,
+    &LOG_ROTATE,
     &SITE,
     &SITE_TLS,
     &SITE_CLIENT_AUTH,
     &SITE_HSTS,
     &ROUTE,
+    &handlers::STEP,
+    &handlers::MATCH,
+    &handlers::MATCH_PATH_REGEXP,
+    &handlers::MATCH_HEADER_REGEXP,
+    &handlers::MATCH_VARS,
+    &handlers::MATCH_VARS_REGEXP,
+    &handlers::MATCH_FILE,
+    &handlers::ACCESS,
+    &handlers::CONCURRENCY,
+    &handlers::RATE_LIMIT,
+    &handlers::CORS,
+    &handlers::BASIC_AUTH,
+    &handlers::FORWARD_AUTH,
+    &handlers::REQUEST_HEADER,
+    &handlers::HEADER_REPLACE,
+    &handlers::RESPONSE_HEADER,
+    &handlers::ENCODE,
+    &handlers::ENCODE_LEVELS,
+    &handlers::REWRITE,
+    &handlers::REWRITE_REPLACE,
+    &handlers::REWRITE_REGEXP,
+    &handlers::REWRITE_QUERY,
+    &handlers::QUERY_REPLACE,
+    &handlers::TRY_FILES,
+    &handlers::FILES,
+    &handlers::BROWSE,
+    &handlers::REDIRECT,
+    &handlers::RESPOND,
+    &handlers::ERROR,
+    &handlers::MAP,
+    &handlers::MAP_ENTRY,
+    &handlers::LOG_STEP,
+    &handlers::PROXY,
+    &handlers::ON_RESPONSE,
+    &handlers::COPY_RESPONSE,
     &SERVICE,
     &RELEASE,
     &SERVICE_DOCKER,
+    &STICKY,
+    &SERVICE_TLS,
+    &RETRY,
+    &SERVICE_TIMEOUTS,
     &HEALTH,
     &EJECT,
     &SWITCH,
@@ -87,9 +131,9 @@ pub(super) const MOVED: &[(&str, &str, &str)] = &[
         "write rescue in the rollback table itself",
     ),
     (
-        "site.route",
+        "site.handle",
         "upstream",
-        "a route leads to a service: add [service.NAME] with blue = [...] and write service = \"NAME\"",
+        "write proxy = { upstream = [...] }",
     ),
     (
         "service.NAME",
@@ -102,6 +146,21 @@ pub(super) const MOVED: &[(&str, &str, &str)] = &[
         "the upstreams of a service are those of its slots: blue = [...] and green = [...]",
     ),
 ];
+
+/// Two lists of keys as one.
+const fn both<const N: usize>(first: &[Key], second: &[Key]) -> [Key; N] {
+    let mut all = [key("", "", ""); N];
+    let mut n = 0;
+    while n < N {
+        all[n] = if n < first.len() {
+            first[n]
+        } else {
+            second[n - first.len()]
+        };
+        n += 1;
+    }
+    all
+}
 
 const fn key(name: &'static str, form: &'static str, default: &'static str) -> Key {
     Key {
@@ -151,6 +210,7 @@ pub const LISTEN: Table = Table {
         ),
         key("admin", "path", r#""/run/cutover/admin.sock""#),
         key("trusted_proxies", "list of networks", "[]"),
+        key("proxy_protocol", "list of networks", "[]"),
     ],
 };
 
@@ -178,6 +238,7 @@ pub const LIMITS: Table = Table {
         key("request_head", "size", r#""64KiB""#),
         key("request_target", "size", r#""16KiB""#),
         key("connections", "number", "20000"),
+        key("connections_per_client", "number", ""),
         key("upstream_keep_alive", "number", "512"),
         key("attempts", "number", "3"),
         key("held_requests", "number", "10000"),
@@ -220,25 +281,46 @@ pub const LOG_ACCESS: Table = Table {
         key("enabled", "boolean", "true"),
         key("sample", "rate", "1.0"),
         key("file", "path", ""),
+        key("format", "text", r#""cutover""#),
+        key("skip", "list of texts", "[]"),
+        key("rotate", "table", ""),
+    ],
+};
+
+/// `[log.access.rotate]`.
+pub const LOG_ROTATE: Table = Table {
+    path: "log.access.rotate",
+    keys: &[
+        key("size", "size", r#""100MB""#),
+        key("age", "duration", ""),
+        key("keep", "number", "10"),
+        key("compress", "boolean", "true"),
     ],
 };
 
 /// `[[site]]`.
 pub const SITE: Table = Table {
     path: "site",
-    keys: &[
-        key("hosts", "list of hosts", ""),
-        key("default", "boolean", "false"),
-        key("tls", "text or table", r#""auto""#),
-        key("min_version", "text", r#""1.2""#),
-        key("client_auth", "table", ""),
-        key("hsts", "table", ""),
-        key("redirect", "boolean", "true"),
-        key("service", "text", ""),
-        key("upstream", "list of upstreams", ""),
-        key("route", "list of tables", ""),
-    ],
+    keys: &both::<{ SITE_KEYS.len() + HANDLERS.len() }>(SITE_KEYS, HANDLERS),
 };
+
+const SITE_KEYS: &[Key] = &[
+    key("hosts", "list of hosts", ""),
+    key("default", "boolean", "false"),
+    key("port", "number", ""),
+    key("tls", "text or table", r#""auto""#),
+    key("min_version", "text", r#""1.2""#),
+    key("client_auth", "table", ""),
+    key("hsts", "table", ""),
+    key("redirect", "boolean, text or table", "true"),
+    key("canonical_host", "text", ""),
+    key("error_pages", "table of texts", ""),
+    key("service", "text", ""),
+    key("upstream", "list of upstreams", ""),
+    key("handle", "list of tables", ""),
+    key("error", "list of tables", ""),
+    key("route", "list of tables", ""),
+];
 
 /// `tls = { ... }` of a site.
 pub const SITE_TLS: Table = Table {
@@ -265,15 +347,20 @@ pub const SITE_HSTS: Table = Table {
 /// `[[site.route]]`.
 pub const ROUTE: Table = Table {
     path: "site.route",
-    keys: &[
-        key("path", "path pattern", ""),
-        key("method", "text or list", ""),
-        key("header", "table of texts", ""),
-        key("query", "table of texts", ""),
-        key("client_ip", "network or list", ""),
-        key("service", "text", ""),
-    ],
+    keys: &both::<{ ROUTE_KEYS.len() + HANDLERS.len() }>(ROUTE_KEYS, HANDLERS),
 };
+
+const ROUTE_KEYS: &[Key] = &[
+    key("path", "path pattern", ""),
+    key("method", "text or list", ""),
+    key("header", "table of texts", ""),
+    key("query", "table of texts", ""),
+    key("client_ip", "network or list", ""),
+    key("redirect", "text or table", ""),
+    key("service", "text", ""),
+    key("upstream", "list of upstreams", ""),
+    key("handle", "list of tables", ""),
+];
 
 /// `[service.NAME]`.
 pub const SERVICE: Table = Table {
@@ -285,7 +372,13 @@ pub const SERVICE: Table = Table {
         key("live", "text", ""),
         key("release", "table", ""),
         key("balance", "text", r#""least_conn""#),
+        key("sticky", "table", ""),
+        key("keep_alive", "boolean", "true"),
+        key("proxy_protocol", "text", ""),
         key("docker", "table", ""),
+        key("tls", "table", ""),
+        key("retry", "table", ""),
+        key("timeouts", "table", ""),
         key("health", "table", ""),
         key("eject", "table", ""),
         key("switch", "table", ""),
@@ -303,6 +396,56 @@ pub const RELEASE: Table = Table {
 pub const SERVICE_DOCKER: Table = Table {
     path: "service.NAME.docker",
     keys: &[key("service", "text", ""), key("port", "number", "")],
+};
+
+/// `[service.NAME.tls]`.
+pub const SERVICE_TLS: Table = Table {
+    path: "service.NAME.tls",
+    keys: &[
+        key("ca", "path", ""),
+        key("cert", "path", ""),
+        key("key", "path", ""),
+        key("server_name", "text", ""),
+        key("insecure_skip_verify", "boolean", "false"),
+        key("alpn", "list of texts", r#"["h2", "http/1.1"]"#),
+    ],
+};
+
+/// `sticky = { ... }` of a service.
+pub const STICKY: Table = Table {
+    path: "service.NAME.sticky",
+    keys: &[
+        key("cookie", "text", ""),
+        key("max_age", "duration", ""),
+        key("secure", "boolean", ""),
+        key("same_site", "text", r#""lax""#),
+    ],
+};
+
+/// `[service.NAME.retry]`.
+pub const RETRY: Table = Table {
+    path: "service.NAME.retry",
+    keys: &[
+        key("attempts", "number", ""),
+        key("budget", "rate", "0.2"),
+        key("budget_floor", "number", "10"),
+        key("per_try_timeout", "duration", ""),
+        key("on", "list of texts", r#"["connect", "timeout"]"#),
+        key("try_duration", "duration", r#""0s""#),
+        key("try_interval", "duration", r#""250ms""#),
+    ],
+};
+
+/// `[service.NAME.timeouts]`.
+pub const SERVICE_TIMEOUTS: Table = Table {
+    path: "service.NAME.timeouts",
+    keys: &[
+        key("connect", "duration", ""),
+        key("upstream_read", "duration", ""),
+        key("upstream_write", "duration", ""),
+        key("upstream_idle", "duration", ""),
+        key("stream_idle", "duration", ""),
+    ],
 };
 
 /// `[service.NAME.health]`.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::Rollback;
-use crate::model::{Color, Release, ServiceName, StackName, UpstreamAddr};
+use super::{Retry, Rollback, ServiceTimeouts, Sticky, UpstreamTls};
+use crate::model::{Color, Release, ServiceName, StackName, UpstreamAddr, proxy_protocol};
 
 /// `[service.NAME]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,18 @@ pub struct Service {
     pub docker: Option<DockerService>,
     /// How one upstream of a pool is chosen.
     pub balance: Balance,
+    /// The cookie of [`Balance::Cookie`].
+    pub sticky: Sticky,
+    /// Whether connections to upstreams carry more than one request. Default true.
+    pub keep_alive: bool,
+    /// TLS to `https://` upstreams.
+    pub tls: UpstreamTls,
+    /// Said to upstreams at the start of a connection. Default nothing.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
+    /// Further attempts.
+    pub retry: Retry,
+    /// What differs from the timeouts of all services.
+    pub timeouts: ServiceTimeouts,
     /// Active probes.
     pub health: Health,
     /// Passive ejection.
@@ -34,6 +46,29 @@ pub struct Service {
 }
 
 impl Service {
+    /// One without upstreams, everything else as it is by default.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: ServiceName::from(name),
+            stack: StackName::from("default"),
+            live: None,
+            slots: [None, None],
+            docker: None,
+            balance: Balance::default(),
+            sticky: Sticky::default(),
+            keep_alive: true,
+            tls: UpstreamTls::default(),
+            proxy_protocol: None,
+            retry: Retry::default(),
+            timeouts: ServiceTimeouts::default(),
+            health: Health::default(),
+            eject: Eject::default(),
+            switch: Switch::default(),
+            rollback: Rollback::default(),
+        }
+    }
+
     /// Whether both slots have upstreams, so that it can be switched.
     #[must_use]
     pub fn is_switchable(&self) -> bool {
@@ -80,6 +115,8 @@ pub enum Balance {
     RoundRobin,
     /// By chance.
     Random,
+    /// The first one in the order of the file that is available: the others wait for its failure.
+    First,
     /// By the client's address, rendezvous hashing.
     IpHash,
     /// By the value of a header, rendezvous hashing; without it by chance.

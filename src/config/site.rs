@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
+use super::step::{Action, Matcher, Step};
 use super::{IpSet, ServiceIndex};
 use crate::model::{HostPattern, PathPattern};
 
 /// `[[site]]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Site {
     /// Names it answers to; at least one unless `default`.
     pub hosts: Vec<HostPattern>,
-    /// Takes hosts that no other site names. At most one site.
+    /// Takes hosts that no other site names. At most one site for each port.
     pub default: bool,
+    /// Only requests that come in on this port; `None`: on any that no other site of the same host
+    /// has for itself.
+    pub port: Option<u16>,
     /// Where certificates come from.
     pub tls: Tls,
     /// Lowest TLS version that clients may speak. Default 1.2.
@@ -25,10 +29,39 @@ pub struct Site {
     pub hsts: Option<Hsts>,
     /// Whether plain HTTP is redirected to https when the site has TLS. Default true.
     pub redirect: bool,
+    /// What is done with every request before a route is looked for.
+    pub steps: Vec<Step>,
+    /// What answers errors of the steps, of files and of the proxy itself; empty: the built-in page.
+    pub errors: Vec<Step>,
     /// Routes in the order of the file.
     pub routes: Vec<Route>,
-    /// What no route takes; `None`: 404.
+    /// What no route takes and no step answers; `None`: 404.
     pub service: Option<ServiceIndex>,
+}
+
+impl Site {
+    /// Whether a condition of a step or route looks at the method of requests.
+    #[must_use]
+    pub fn looks_at_methods(&self) -> bool {
+        let in_routes = self.routes.iter().map(|route| &route.steps);
+        self.routes.iter().any(|route| !route.methods.is_empty())
+            || in_routes.chain([&self.steps]).any(|steps| in_steps(steps))
+    }
+}
+
+fn in_steps(steps: &[Step]) -> bool {
+    steps.iter().any(|step| {
+        let nested = match &step.action {
+            Action::Steps(nested) => in_steps(nested),
+            _ => false,
+        };
+        nested || step.when.as_ref().is_some_and(in_matcher)
+    })
+}
+
+fn in_matcher(matcher: &Matcher) -> bool {
+    let mut sets = matcher.0.iter();
+    sets.any(|set| !set.method.is_empty() || set.not.iter().any(in_matcher))
 }
 
 /// `tls` of a site, with `auto` already resolved for names that no public CA certifies.
@@ -104,7 +137,7 @@ pub enum ClientAuthMode {
 }
 
 /// `[[site.route]]`. All given conditions must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// Path; `None`: any.
     pub path: Option<PathPattern>,
@@ -116,8 +149,10 @@ pub struct Route {
     pub query: Vec<(String, ValueMatch)>,
     /// Client addresses; empty: any.
     pub client_ip: IpSet,
-    /// Where the request goes.
-    pub service: ServiceIndex,
+    /// What is done before that; a step may answer.
+    pub steps: Vec<Step>,
+    /// Where the request goes; `None`: a step answers, else 404.
+    pub service: Option<ServiceIndex>,
 }
 
 impl Route {

@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_ejected_upstream_does_not_pass() {
-        use crate::config::{Balance, Eject};
+        use crate::config::Eject;
         use crate::model::Color;
         use crate::pool::{Attempt, Slot, SlotSettings};
 
@@ -165,8 +165,8 @@ mod tests {
             max: Duration::from_secs(60),
         };
         let settings = SlotSettings {
-            balance: Balance::LeastConn,
             eject,
+            ..SlotSettings::default()
         };
         let counters = crate::metrics::Metrics::new().color(&"web".into(), Color::Green);
         let slot = Slot::new("web".into(), Color::Green, settings, counters);

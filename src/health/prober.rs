@@ -35,6 +35,8 @@ pub struct ProbeTarget {
     pub service: ServiceName,
     /// The slot it belongs to.
     pub color: Color,
+    /// Who asks.
+    pub client: Client,
 }
 
 /// An upstream changed its state.
@@ -59,10 +61,9 @@ pub struct HealthChanged {
 impl Prober {
     /// Probes nothing until the first [`Prober::sync`].
     #[must_use]
-    pub fn new(client: Client) -> Self {
+    pub fn new() -> Self {
         Self {
             shared: Arc::new(Shared {
-                client,
                 permits: Semaphore::new(AT_ONCE),
                 events: broadcast::Sender::new(EVENTS_KEPT),
             }),
@@ -114,9 +115,14 @@ impl Prober {
     }
 }
 
+impl Default for Prober {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
-    client: Client,
     permits: Semaphore,
     events: broadcast::Sender<HealthChanged>,
 }
@@ -133,6 +139,7 @@ struct Key {
 struct Running {
     upstream: Arc<Upstream>,
     health: Health,
+    client: Client,
     task: AbortHandle,
 }
 
@@ -141,6 +148,7 @@ impl Running {
         Self {
             upstream: Arc::clone(&target.upstream),
             health: target.health.clone(),
+            client: target.client.clone(),
             task: tokio::spawn(run(Arc::clone(shared), target)).abort_handle(),
         }
     }
@@ -148,6 +156,7 @@ impl Running {
     fn probes_like(&self, target: &ProbeTarget) -> bool {
         Arc::ptr_eq(&self.upstream, &target.upstream)
             && self.health == target.health
+            && self.client.is_like(&target.client)
             && !self.task.is_finished()
     }
 }
@@ -160,7 +169,10 @@ impl Drop for Running {
 
 async fn run(shared: Arc<Shared>, target: ProbeTarget) {
     let ProbeTarget {
-        upstream, health, ..
+        upstream,
+        health,
+        client,
+        ..
     } = &target;
     let known = upstream.probe();
     if known.state != Availability::Unknown {
@@ -172,7 +184,7 @@ async fn run(shared: Arc<Shared>, target: ProbeTarget) {
     loop {
         let permit = shared.permits.acquire().await;
         let start = clock::now();
-        let outcome = probe(&shared.client, upstream, health).await;
+        let outcome = probe(client, upstream, health).await;
         drop(permit);
         let now = clock::now();
         match outcome {

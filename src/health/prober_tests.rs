@@ -22,11 +22,20 @@ fn target(addr: SocketAddr, interval: Duration) -> ProbeTarget {
         },
         service: "web".into(),
         color: Color::Green,
+        client: client(),
     }
 }
 
+/// The same one for all: another one would be another way to probe.
+fn client() -> Client {
+    static CLIENT: std::sync::OnceLock<Client> = std::sync::OnceLock::new();
+    CLIENT
+        .get_or_init(|| Client::with_roots(RootCertStore::empty()))
+        .clone()
+}
+
 fn prober() -> Prober {
-    Prober::new(Client::with_roots(RootCertStore::empty()))
+    Prober::new()
 }
 
 /// Counts connections; can be closed and opened again.

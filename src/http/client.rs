@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::Full;
 
 use super::failure::{Failure, Phase};
-use super::wire::{self, Alpn, read_body};
+use super::wire::{Alpn, read_body};
 use crate::clock;
 use crate::model::Scheme;
 
@@ -20,6 +20,10 @@ use crate::model::Scheme;
 pub struct Client {
     pub(super) tls: Arc<rustls::ClientConfig>,
     pub(super) tls_h2: Arc<rustls::ClientConfig>,
+    /// Asked for instead of the origin's own name.
+    pub(super) server_name: Option<Arc<str>>,
+    /// Sent before anything else.
+    pub(super) first: Option<Arc<[u8]>>,
 }
 
 /// Where a connection goes; names are already looked up.
@@ -108,7 +112,37 @@ impl Client {
         Self {
             tls: Arc::new(tls),
             tls_h2: Arc::new(tls_h2),
+            server_name: None,
+            first: None,
         }
+    }
+
+    /// A client with its own TLS: a configuration for any HTTP and one for HTTP/2 alone, and the
+    /// name that is asked for instead of [`Origin::tls_name`].
+    #[must_use]
+    pub fn with_tls(configs: [Arc<rustls::ClientConfig>; 2], server_name: Option<&str>) -> Self {
+        let [tls, tls_h2] = configs;
+        Self {
+            tls,
+            tls_h2,
+            server_name: server_name.map(Arc::from),
+            first: None,
+        }
+    }
+
+    /// The same, with connections that begin with these bytes.
+    #[must_use]
+    pub fn beginning_with(mut self, first: Vec<u8>) -> Self {
+        self.first = Some(first.into());
+        self
+    }
+
+    /// Whether the other one is a clone, or has the same TLS.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.tls, &other.tls)
+            && self.server_name == other.server_name
+            && self.first == other.first
     }
 
     /// Opens a connection and closes it. Returns how long it took.
@@ -117,7 +151,7 @@ impl Client {
     /// Whatever kept it from being open within `deadline`. Cancel-safe: closes on drop.
     pub async fn connect(&self, dial: &Dial, deadline: Duration) -> Result<Duration, Failure> {
         let start = clock::now();
-        tokio::time::timeout(deadline, wire::dial(dial))
+        tokio::time::timeout(deadline, self.dial(dial))
             .await
             .map_err(|_| Failure::Timeout(Phase::Connect, deadline))??;
         Ok(clock::now().saturating_duration_since(start))

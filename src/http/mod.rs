@@ -8,6 +8,7 @@
 //! Not here: retries, redirects, cookies, proxies, and what an answer means. Requests of clients
 //! do not go this way; those are Pingora's.
 
+mod ask;
 mod caa;
 mod client;
 mod failure;
@@ -16,6 +17,7 @@ mod grpc;
 mod resolver;
 mod wire;
 
+pub use ask::Ask;
 pub use caa::Caa;
 pub use client::{Answer, Client, Dial, Get, Origin};
 pub use failure::{Failure, Phase};

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
@@ -44,14 +44,15 @@ impl Client {
         phase: &mut Phase,
     ) -> Result<Wire, Failure> {
         *phase = Phase::Connect;
-        let stream = dial(&origin.dial).await?;
+        let stream = self.dial(&origin.dial).await?;
         if origin.scheme != Scheme::Https {
             *phase = Phase::Head;
             let h2 = origin.scheme == Scheme::H2c || alpn == Alpn::H2Only;
             return Ok(Wire { stream, h2 });
         }
         *phase = Phase::Tls;
-        let name = origin.tls_name.as_deref().unwrap_or_default();
+        let own = origin.tls_name.as_deref();
+        let name = self.server_name.as_deref().or(own).unwrap_or_default();
         let server = ServerName::try_from(name.to_owned())
             .map_err(|_| Failure::Tls(format!("`{name}` can't be in a certificate")))?;
         let config = match alpn {
@@ -72,6 +73,35 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Connects, and says what comes before everything else.
+    pub(super) async fn dial(&self, dial: &Dial) -> Result<Box<dyn Stream>, Failure> {
+        let mut stream: Box<dyn Stream> = match dial {
+            Dial::Tcp(addr) => {
+                let stream = TcpStream::connect(addr)
+                    .await
+                    .map_err(|error| Failure::from_connect(&error))?;
+                // A failure only delays the last small segment.
+                let _ = stream.set_nodelay(true);
+                Box::new(stream)
+            }
+            Dial::Unix(path) => {
+                let stream = UnixStream::connect(path)
+                    .await
+                    .map_err(|error| Failure::from_connect(&error))?;
+                Box::new(stream)
+            }
+        };
+        if let Some(first) = &self.first {
+            stream
+                .write_all(first)
+                .await
+                .map_err(|error| Failure::from_connect(&error))?;
+        }
+        Ok(stream)
+    }
+}
+
 impl Wire {
     /// Sends the request and waits for the response head. The body can be read while the
     /// returned [`Exchange`] lives.
@@ -84,7 +114,11 @@ impl Wire {
     ) -> Result<(Exchange, http::Response<Incoming>), Failure> {
         *phase = Phase::Head;
         let agent = HeaderValue::from_static(USER_AGENT_VALUE);
-        request.headers_mut().insert(USER_AGENT, agent);
+        let said = request.headers_mut().entry(USER_AGENT).or_insert(agent);
+        if said.is_empty() {
+            // Who asks for another says nothing of itself.
+            request.headers_mut().remove(USER_AGENT);
+        }
         let failed = |error: hyper::Error| Failure::from_hyper(&error, Phase::Head);
         let mut driver = JoinSet::new();
         let io = TokioIo::new(self.stream);
@@ -151,25 +185,6 @@ pub(super) async fn read_body(
         }
     }
     Ok((read.freeze(), false, None))
-}
-
-pub(super) async fn dial(dial: &Dial) -> Result<Box<dyn Stream>, Failure> {
-    match dial {
-        Dial::Tcp(addr) => {
-            let stream = TcpStream::connect(addr)
-                .await
-                .map_err(|error| Failure::from_connect(&error))?;
-            // A failure only delays the last small segment.
-            let _ = stream.set_nodelay(true);
-            Ok(Box::new(stream))
-        }
-        Dial::Unix(path) => {
-            let stream = UnixStream::connect(path)
-                .await
-                .map_err(|error| Failure::from_connect(&error))?;
-            Ok(Box::new(stream))
-        }
-    }
 }
 
 /// The request may only know that the connection is gone; the connection knows why.

@@ -8,6 +8,7 @@ mod address;
 mod name;
 mod pattern;
 mod proxy_error;
+pub mod proxy_protocol;
 
 pub use address::{AddressError, Endpoint, Scheme, UpstreamAddr};
 pub use name::{Release, ServiceName, StackName};

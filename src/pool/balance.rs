@@ -79,6 +79,7 @@ fn choose(
             upstreams.iter().filter(|u| usable(u)).nth(place)
         }
         Balance::Random => by_chance(upstreams, usable),
+        Balance::First => upstreams.iter().find(|u| usable(u)),
         Balance::IpHash => match &affinity.client.to_canonical() {
             IpAddr::V4(ip) => rendezvous(upstreams, usable, &ip.octets()),
             IpAddr::V6(ip) => rendezvous(upstreams, usable, &ip.octets()),
@@ -236,6 +237,14 @@ mod tests {
             (20..=80).contains(&shares),
             "a quarter of 200, not {shares}"
         );
+    }
+
+    #[test]
+    fn the_first_takes_all_until_it_is_down() {
+        let ups = upstreams(3);
+        assert_eq!(picked(&Balance::First, &ups, &from(1)), ups[0].id());
+        down(&ups[0]);
+        assert_eq!(picked(&Balance::First, &ups, &from(1)), ups[1].id());
     }
 
     #[test]

@@ -61,6 +61,13 @@ impl Closed {
             .or_else(|| self.services.get(service))?;
         (!self.allow.contains(client)).then_some(notice)
     }
+
+    /// The notice for a request of `client` that a site answers itself; `None`: it is open.
+    #[must_use]
+    pub fn site(&self, site: &str, client: IpAddr) -> Option<&Arc<Notice>> {
+        let notice = self.sites.get(site)?;
+        (!self.allow.contains(client)).then_some(notice)
+    }
 }
 
 #[cfg(test)]
@@ -86,5 +93,8 @@ mod tests {
         assert!(is_closed("example.com", "api", outside));
         assert!(!is_closed("other.com", "api", outside));
         assert!(!is_closed("example.com", "web", inside));
+        assert!(closed.site("example.com", outside).is_some());
+        assert!(closed.site("example.com", inside).is_none());
+        assert!(closed.site("other.com", outside).is_none());
     }
 }

@@ -169,7 +169,6 @@ impl Drop for Claim {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::{Balance, Eject};
     use crate::metrics::Metrics;
     use crate::model::Color;
     use crate::pool::SlotSettings;
@@ -178,10 +177,7 @@ pub(super) mod tests {
     pub(in super::super) fn pool() -> Arc<Pool> {
         let service = "web".into();
         let metrics = Metrics::new().color(&service, Color::Blue);
-        let settings = SlotSettings {
-            balance: Balance::default(),
-            eject: Eject::default(),
-        };
+        let settings = SlotSettings::default();
         let slot = Slot::new(service, Color::Blue, settings, metrics);
         Pool::new(Arc::new(slot), Generation::default())
     }

@@ -4,8 +4,12 @@
 //! connection is therefore entered here with its descriptor when it opens and taken out just
 //! before the descriptor is closed; shutting it down makes whoever holds it see the end of the
 //! stream and drop it. A connection that carries an upgrade or an event stream is marked, so that
-//! each kind can be ended at its own time; a shared HTTP/2 connection counts as `request`. The lock is held during the shutdown, so a descriptor can't be closed and
-//! reused in between. It is taken once per connection, never per request.
+//! each kind can be ended at its own time; one that carries calls or nothing counts as `request`.
+//!
+//! Connections are known by numbers, because descriptors come again: the task of an HTTP/2
+//! connection may close one while a request on it is still served. The lock is held during the
+//! shutdown, so a descriptor can't be closed and reused in between. It is taken for connections,
+//! upgrades and event streams, never for an ordinary request.
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
@@ -21,40 +25,49 @@ pub struct Registry(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    open: HashMap<RawFd, Kind>,
+    /// By their numbers.
+    open: HashMap<u64, Carried>,
+    opened: u64,
     retired: bool,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Carried {
+    fd: RawFd,
+    kind: Kind,
+}
+
+/// One entered connection; it may be closed already, then nothing here does anything.
+#[derive(Clone, Debug)]
+pub struct OpenConnection {
+    registry: Registry,
+    number: u64,
+}
+
 impl Registry {
-    /// Enters a connection. False when the pool is retired: close it instead of using it.
+    /// Enters a connection. `None` when the pool is retired: close it instead of using it.
     #[must_use]
-    pub fn opened(&self, fd: RawFd) -> bool {
+    pub fn opened(&self, fd: RawFd) -> Option<OpenConnection> {
         let mut inner = self.lock();
         if inner.retired {
-            return false;
+            return None;
         }
-        inner.open.insert(fd, Kind::Request);
-        true
-    }
-
-    /// Takes a connection out; must be called before its descriptor is closed.
-    pub fn closing(&self, fd: RawFd) {
-        self.lock().open.remove(&fd);
-    }
-
-    /// Says what a connection carries from now on.
-    pub fn carries(&self, fd: RawFd, kind: Kind) {
-        if let Some(carried) = self.lock().open.get_mut(&fd) {
-            *carried = kind;
-        }
+        inner.opened += 1;
+        let number = inner.opened;
+        let kind = Kind::Request;
+        inner.open.insert(number, Carried { fd, kind });
+        Some(OpenConnection {
+            registry: self.clone(),
+            number,
+        })
     }
 
     /// Ends the connections that carry `kind`, idle ones too for [`Kind::Request`]. Returns how
     /// many.
     pub fn close(&self, kind: Kind) -> usize {
         let inner = self.lock();
-        let of_kind = inner.open.iter().filter(|(_, carried)| **carried == kind);
-        of_kind.map(|(fd, _)| end(*fd)).count()
+        let of_kind = inner.open.values().filter(|one| one.kind == kind);
+        of_kind.map(|one| end(one.fd)).count()
     }
 
     /// How many connections are open.
@@ -73,12 +86,33 @@ impl Registry {
     pub fn retire(&self) -> usize {
         let mut inner = self.lock();
         inner.retired = true;
-        inner.open.keys().map(|fd| end(*fd)).count()
+        inner.open.values().map(|one| end(one.fd)).count()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         // Nothing inside can panic half-way, so a poisoned set is still right.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenConnection {
+    /// Says what it carries from now on.
+    pub fn carries(&self, kind: Kind) {
+        if let Some(carried) = self.registry.lock().open.get_mut(&self.number) {
+            carried.kind = kind;
+        }
+    }
+
+    /// Ends it in both directions.
+    pub fn end(&self) {
+        if let Some(carried) = self.registry.lock().open.get(&self.number) {
+            end(carried.fd);
+        }
+    }
+
+    /// Takes it out; must be called before its descriptor is closed.
+    pub fn closing(&self) {
+        self.registry.lock().open.remove(&self.number);
     }
 }
 
@@ -99,12 +133,48 @@ mod tests {
     fn retiring_ends_open_connections_and_refuses_new_ones() {
         let registry = Registry::default();
         let (mut here, there) = UnixStream::pair().unwrap();
-        assert!(registry.opened(there.as_raw_fd()));
+        let open = registry.opened(there.as_raw_fd()).unwrap();
         assert_eq!(registry.len(), 1);
         assert_eq!(registry.retire(), 1);
         assert_eq!(here.read(&mut [0; 1]).unwrap(), 0, "the peer sees the end");
-        assert!(!registry.opened(here.as_raw_fd()));
-        registry.closing(there.as_raw_fd());
+        assert!(registry.opened(here.as_raw_fd()).is_none());
+        open.closing();
         assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn a_descriptor_that_comes_again_is_another_connection() {
+        let registry = Registry::default();
+        let (mut here, there) = UnixStream::pair().unwrap();
+        let fd = there.as_raw_fd();
+        let old = registry.opened(fd).unwrap();
+        old.closing();
+        let new = registry.opened(fd).unwrap();
+        old.carries(Kind::Sse);
+        old.end();
+        assert_eq!(registry.close(Kind::Sse), 0);
+        here.set_nonblocking(true).unwrap();
+        let open = here.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock);
+        new.end();
+        assert_eq!(here.read(&mut [0; 1]).unwrap(), 0);
+    }
+
+    #[test]
+    fn each_kind_is_ended_at_its_own_time() {
+        let registry = Registry::default();
+        let (mut request, to_request) = UnixStream::pair().unwrap();
+        let (mut stream, to_stream) = UnixStream::pair().unwrap();
+        let _first = registry.opened(to_request.as_raw_fd()).unwrap();
+        registry
+            .opened(to_stream.as_raw_fd())
+            .unwrap()
+            .carries(Kind::Sse);
+        assert_eq!(registry.close(Kind::Sse), 1);
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+        request.set_nonblocking(true).unwrap();
+        assert!(request.read(&mut [0; 1]).is_err(), "still open");
+        assert_eq!(registry.close(Kind::Request), 1);
+        assert_eq!(request.read(&mut [0; 1]).unwrap(), 0);
     }
 }

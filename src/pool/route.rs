@@ -1,7 +1,9 @@
 //! Route match: host, then path and conditions; the most specific wins.
 //!
 //! A host is looked up whole, then with its first label replaced by a star, then the default
-//! site takes it. Within a site the order is: exact path, then the pattern with more literal
+//! site takes it. At each of the three the site that has the request's port for itself comes
+//! before the one for any port. A port that a site names belongs to the sites that name it, unless
+//! it is one of the two main ports: the first of `listen.http` and of `listen.https`. Within a site the order is: exact path, then the pattern with more literal
 //! characters; for the same path more conditions first, then the order of the file. What no
 //! route takes goes to the site's own service.
 //!
@@ -11,14 +13,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method};
 use percent_encoding::percent_decode_str;
 
+use super::plan::Plan;
 use crate::config::{
     ClientAuth, ClientAuthMode, Config, Route, ServiceIndex, Site, Tls, ValueMatch,
 };
-use crate::model::{HostPattern, PathPattern};
+use crate::model::{HostPattern, PathPattern, ServiceName};
 
 /// What a route looks at in a request.
 pub trait RequestView {
@@ -39,6 +43,8 @@ pub trait RequestView {
 pub struct SiteEntry {
     /// The first host, or `default`: for people.
     pub name: String,
+    /// The only port whose requests it takes.
+    pub port: Option<u16>,
     /// Certificate source: whether plain HTTP is redirected.
     pub tls: Tls,
     /// Whether plain HTTP is answered with a redirect to https.
@@ -47,6 +53,16 @@ pub struct SiteEntry {
     pub hsts: Option<HeaderValue>,
     /// Whether a client without a certificate gets nothing, plain HTTP included.
     pub needs_client_certificate: bool,
+    /// What is done before a route is looked for.
+    pub plan: Plan,
+    /// What answers errors.
+    pub errors: Plan,
+    /// Whether there is any step, those of routes included.
+    pub has_steps: bool,
+    /// Whether any condition looks at the method.
+    pub looks_at_methods: bool,
+    /// Names by [`ServiceIndex`], for steps that lead to a service later than their table lives.
+    services: Arc<[ServiceName]>,
     exact: HashMap<String, Vec<Rule>>,
     prefixes: HashMap<String, Vec<Rule>>,
     /// Different lengths of prefixes, longest first.
@@ -60,26 +76,18 @@ pub struct SiteEntry {
 struct Rule {
     number: usize,
     route: Route,
+    plan: Plan,
 }
 
-/// Where a request goes.
+/// Where a site takes a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'a> {
-    /// The site.
-    pub site: &'a SiteEntry,
     /// Number of the route in the file's order within the site; `None`: the site's own service.
     pub route: Option<usize>,
-    /// The service.
-    pub service: ServiceIndex,
-}
-
-/// Why a request goes nowhere: 404.
-#[derive(Clone, Copy, Debug)]
-pub enum NotFound<'a> {
-    /// No site has that host and there is no default site.
-    Host,
-    /// The site has nothing for that path.
-    Path(&'a SiteEntry),
+    /// What is done before that, with the route's own steps.
+    pub plan: Option<&'a Plan>,
+    /// The service; `None`: a step answers, else nothing is there.
+    pub service: Option<ServiceIndex>,
 }
 
 /// One route that was looked at, for `explain`.
@@ -96,68 +104,104 @@ pub struct Candidate {
 /// All sites.
 #[derive(Debug, Default)]
 pub struct Routes {
-    exact: HashMap<String, usize>,
-    wildcard: HashMap<String, usize>,
-    default: Option<usize>,
-    sites: Vec<SiteEntry>,
+    exact: HashMap<String, Ports>,
+    wildcard: HashMap<String, Ports>,
+    default: Ports,
+    /// Ports on which only the sites that name them are served.
+    closed_ports: BTreeSet<u16>,
+    sites: Vec<Arc<SiteEntry>>,
+}
+
+/// The sites of one host.
+#[derive(Debug, Default)]
+struct Ports {
+    any: Option<usize>,
+    /// Those that have a port for themselves. Nearly always empty, so a walk is as good as any.
+    own: Vec<(u16, usize)>,
+}
+
+impl Ports {
+    fn add(&mut self, port: Option<u16>, site: usize) {
+        match port {
+            None => self.any = Some(site),
+            Some(port) => self.own.push((port, site)),
+        }
+    }
+
+    fn site(&self, port: u16, closed: bool) -> Option<usize> {
+        let own = self.own.iter().find(|(own, _)| *own == port);
+        let any = if closed { None } else { self.any };
+        own.map(|(_, site)| *site).or(any)
+    }
 }
 
 impl Routes {
     /// Compiles the sites of a configuration.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let mut routes = Self::default();
+        Self::renewed(config, &Self::default())
+    }
+
+    /// Compiles the sites of a configuration that replaces the one of `before`: steps that did
+    /// not change keep what they remember.
+    #[must_use]
+    pub fn renewed(config: &Config, before: &Self) -> Self {
+        let services: Arc<[ServiceName]> = (config.services.iter())
+            .map(|service| service.name.clone())
+            .collect();
+        let listen = [&config.listen.http, &config.listen.https];
+        let main = listen.map(|addresses| addresses.first().map(std::net::SocketAddr::port));
+        let named = config.sites.iter().filter_map(|site| site.port);
+        let mut routes = Self {
+            closed_ports: named.filter(|port| !main.contains(&Some(*port))).collect(),
+            ..Self::default()
+        };
         for (at, site) in config.sites.iter().enumerate() {
             for host in &site.hosts {
-                match host {
-                    HostPattern::Exact(name) => routes.exact.insert(name.clone(), at),
-                    HostPattern::Wildcard(rest) => routes.wildcard.insert(rest.clone(), at),
+                let sites = match host {
+                    HostPattern::Exact(name) => routes.exact.entry(name.clone()),
+                    HostPattern::Wildcard(rest) => routes.wildcard.entry(rest.clone()),
                 };
+                sites.or_default().add(site.port, at);
             }
             if site.default {
-                routes.default = Some(at);
+                routes.default.add(site.port, at);
             }
-            routes.sites.push(SiteEntry::new(site));
+            let mut entry = SiteEntry::new(site, &services);
+            let old = before.sites.iter();
+            let old = old.map(Arc::as_ref).find(|old| old.is_same_place(&entry));
+            entry.plan(site, old);
+            routes.sites.push(Arc::new(entry));
         }
         routes
     }
 
-    /// The site of a host in the form of [`host_of`].
+    /// The site of a host in the form of [`host_of`], for a request that came in on `port`.
     #[must_use]
-    pub fn site(&self, host: &str) -> Option<&SiteEntry> {
-        let at = self
-            .exact
-            .get(host)
-            .or_else(|| {
-                let (_, rest) = host.split_once('.')?;
-                self.wildcard.get(rest)
-            })
-            .copied()
-            .or(self.default)?;
+    pub fn site(&self, host: &str, port: u16) -> Option<&Arc<SiteEntry>> {
+        let closed = self.closed_ports.contains(&port);
+        let exact = self.exact.get(host);
+        let exact = exact.and_then(|sites| sites.site(port, closed));
+        let wildcard = || {
+            let (_, rest) = host.split_once('.')?;
+            self.wildcard.get(rest)?.site(port, closed)
+        };
+        let at = exact
+            .or_else(wildcard)
+            .or_else(|| self.default.site(port, closed))?;
         self.sites.get(at)
-    }
-
-    /// Where a request goes.
-    ///
-    /// # Errors
-    /// [`NotFound`] for an unknown host, or a path that the site has nothing for.
-    pub fn find(&self, host: &str, request: &dyn RequestView) -> Result<Found<'_>, NotFound<'_>> {
-        let site = self.site(host).ok_or(NotFound::Host)?;
-        let rule = site.find(request);
-        match rule.map(|rule| rule.route.service).or(site.service) {
-            Some(service) => Ok(Found {
-                site,
-                route: rule.map(|rule| rule.number),
-                service,
-            }),
-            None => Err(NotFound::Path(site)),
-        }
     }
 }
 
 impl SiteEntry {
-    fn new(site: &Site) -> Self {
+    fn new(site: &Site, services: &Arc<[ServiceName]>) -> Self {
         let mut entry = Self {
+            port: site.port,
+            plan: Plan::default(),
+            errors: Plan::default(),
+            has_steps: false,
+            looks_at_methods: site.looks_at_methods(),
+            services: Arc::clone(services),
             name: site
                 .hosts
                 .first()
@@ -184,7 +228,11 @@ impl SiteEntry {
             .iter()
             .cloned()
             .enumerate()
-            .map(|(number, route)| Rule { number, route })
+            .map(|(number, route)| Rule {
+                number,
+                route,
+                plan: Plan::default(),
+            })
             .collect();
         rules.sort_by_key(|rule| std::cmp::Reverse(rule.route.conditions()));
         for rule in rules {
@@ -210,7 +258,65 @@ impl SiteEntry {
         entry
     }
 
-    fn find(&self, request: &dyn RequestView) -> Option<&Rule> {
+    /// Whether what steps remember may go from one to the other.
+    fn is_same_place(&self, other: &Self) -> bool {
+        self.name == other.name && self.port == other.port
+    }
+
+    /// Prepares the steps, with what those of `before` remember.
+    fn plan(&mut self, site: &Site, before: Option<&Self>) {
+        let none = Plan::default();
+        self.plan = Plan::renewed(&site.steps, before.map_or(&none, |old| &old.plan));
+        self.errors = Plan::renewed(&site.errors, before.map_or(&none, |old| &old.errors));
+        let no_route_has_any = site.routes.iter().all(|route| route.steps.is_empty());
+        self.has_steps = !(self.plan.is_empty() && self.errors.is_empty() && no_route_has_any);
+        if no_route_has_any {
+            return;
+        }
+        let mut old: HashMap<Option<&PathPattern>, Vec<&Rule>> = HashMap::new();
+        for rule in before.into_iter().flat_map(Self::rules) {
+            old.entry(rule.route.path.as_ref()).or_default().push(rule);
+        }
+        let exact = self.exact.values_mut().chain(self.prefixes.values_mut());
+        let globs = self.globs.iter_mut().map(|(_, _, rule)| rule);
+        for rule in exact.flatten().chain(globs).chain(&mut self.any) {
+            let steps = std::mem::take(&mut rule.route.steps);
+            let same_path = old.get(&rule.route.path.as_ref()).into_iter().flatten();
+            let mut same_path = same_path.filter(|old| old.route == rule.route);
+            rule.plan = Plan::renewed(&steps, same_path.next().map_or(&none, |old| &old.plan));
+        }
+    }
+
+    fn rules(&self) -> impl Iterator<Item = &Rule> {
+        let listed = self.exact.values().chain(self.prefixes.values()).flatten();
+        let globs = self.globs.iter().map(|(_, _, rule)| rule);
+        listed.chain(globs).chain(&self.any)
+    }
+
+    /// Name of a service that a step of this site leads to.
+    #[must_use]
+    pub fn service_name(&self, index: ServiceIndex) -> Option<&ServiceName> {
+        self.services.get(index.0)
+    }
+
+    /// Where a request goes. `None`: the site has nothing for it.
+    #[must_use]
+    pub fn find(&self, request: &dyn RequestView) -> Option<Found<'_>> {
+        match self.rule(request) {
+            Some(rule) => Some(Found {
+                route: Some(rule.number),
+                plan: Some(&rule.plan).filter(|plan| !plan.is_empty()),
+                service: rule.route.service,
+            }),
+            None => self.service.map(|service| Found {
+                route: None,
+                plan: None,
+                service: Some(service),
+            }),
+        }
+    }
+
+    fn rule(&self, request: &dyn RequestView) -> Option<&Rule> {
         let path = request.path();
         let holds = |rule: &&Rule| rule.route.holds(request);
         if let Some(rule) = self
@@ -240,15 +346,8 @@ impl SiteEntry {
     /// Every route of the site, most specific first, with what became of it for this request.
     #[must_use]
     pub fn candidates(&self, request: &dyn RequestView) -> Vec<Candidate> {
-        let taken = self.find(request).map(|rule| rule.number);
-        let mut rules: Vec<&Rule> = self
-            .exact
-            .values()
-            .chain(self.prefixes.values())
-            .flatten()
-            .chain(self.globs.iter().map(|(_, _, rule)| rule))
-            .chain(&self.any)
-            .collect();
+        let taken = self.rule(request).map(|rule| rule.number);
+        let mut rules: Vec<&Rule> = self.rules().collect();
         rules.sort_by_key(|rule| {
             let path = rule.route.path.as_ref().map(PathPattern::specificity);
             std::cmp::Reverse((path, rule.route.conditions(), usize::MAX - rule.number))

@@ -63,7 +63,8 @@ fn route(path: Option<&str>, service: usize) -> Route {
         headers: Vec::new(),
         query: Vec::new(),
         client_ip: IpSet::default(),
-        service: ServiceIndex(service),
+        steps: Vec::new(),
+        service: Some(ServiceIndex(service)),
     }
 }
 
@@ -79,6 +80,9 @@ fn site(hosts: &[&str], default: bool, routes: Vec<Route>, service: Option<usize
         client_auth: None,
         hsts: None,
         redirect: true,
+        port: None,
+        steps: Vec::new(),
+        errors: Vec::new(),
         routes,
         service: service.map(ServiceIndex),
     }
@@ -91,12 +95,13 @@ fn routes(sites: Vec<Site>) -> Routes {
         shutdown_grace: second,
         shutdown_delay: second,
         listen: Listen {
-            http: Vec::new(),
+            http: vec![([0, 0, 0, 0], 80).into(), ([0, 0, 0, 0], 8081).into()],
             https: Vec::new(),
             ops: ([127, 0, 0, 1], 0).into(),
             ops_allow: IpSet::default(),
             admin: PathBuf::new(),
             trusted_proxies: IpSet::default(),
+            proxy_protocol: IpSet::default(),
         },
         timeouts: Timeouts {
             tls_handshake: second,
@@ -123,8 +128,7 @@ fn routes(sites: Vec<Site>) -> Routes {
         log: Log {
             access: AccessLog {
                 enabled: false,
-                sample: 1.0,
-                file: None,
+                ..AccessLog::default()
             },
             redact_query: Vec::new(),
             redact_headers: Vec::new(),
@@ -140,7 +144,8 @@ fn routes(sites: Vec<Site>) -> Routes {
 }
 
 fn taken(routes: &Routes, host: &str, request: &Request) -> Option<usize> {
-    routes.find(host, request).ok().map(|found| found.service.0)
+    let found = routes.site(host, 80)?.find(request)?;
+    Some(found.service.expect("a service").0)
 }
 
 #[test]
@@ -222,7 +227,7 @@ fn conditions_narrow_a_path_and_a_failed_one_falls_through() {
     assert_eq!(taken(&table, "h", &Request::get("/api/x?q=a+bc")), Some(4));
     assert_eq!(taken(&table, "h", &Request::get("/api/x?q=b")), Some(1));
     let mut admin = Request::get("/admin/x");
-    assert!(matches!(table.find("h", &admin), Err(NotFound::Path(_))));
+    assert_eq!(taken(&table, "h", &admin), None);
     admin.client = IpAddr::from([10, 1, 2, 3]);
     assert_eq!(taken(&table, "h", &admin), Some(5));
 }
@@ -243,7 +248,7 @@ fn explain_names_every_route_and_why_it_was_not_taken() {
         None,
     )]);
     let request = Request::get("/api/a");
-    let site = table.site("h").unwrap();
+    let site = table.site("h", 80).unwrap();
     let told: Vec<String> = site
         .candidates(&request)
         .into_iter()
@@ -272,6 +277,29 @@ fn hosts_are_looked_up_without_port_case_brackets_and_final_dot() {
     ] {
         assert_eq!(of(wrong), None, "{wrong}");
     }
+}
+
+#[test]
+fn a_port_that_is_named_belongs_to_the_sites_that_name_it_unless_it_is_the_first() {
+    let on = |port: u16, site: Site| Site {
+        port: Some(port),
+        ..site
+    };
+    let table = routes(vec![
+        site(&["a.test"], false, Vec::new(), Some(0)),
+        site(&["*.b.test"], false, Vec::new(), Some(1)),
+        on(80, site(&[], true, Vec::new(), Some(2))),
+        on(8081, site(&["status.test"], false, Vec::new(), Some(3))),
+    ]);
+    let port = |host: &str, port: u16| table.site(host, port).and_then(|site| site.port);
+    for host in ["a.test", "x.b.test"] {
+        assert!(table.site(host, 80).is_some(), "{host}");
+        assert_eq!(port(host, 80), None, "{host}: redirects are at home there");
+        assert!(table.site(host, 8081).is_none(), "{host}");
+    }
+    assert_eq!(port("other.test", 80), Some(80));
+    assert_eq!(port("status.test", 8081), Some(8081));
+    assert!(table.site("other.test", 8081).is_none());
 }
 
 fn pattern() -> impl Strategy<Value = String> {

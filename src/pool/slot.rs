@@ -8,9 +8,11 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::balance::{self, Affinity, NoUpstream, Picked};
 use super::generation::Pool;
+use super::retry_budget::RetryBudget;
 use super::upstream::{Attempt, Upstream};
-use crate::config::{Balance, Eject};
+use crate::config::{Balance, Eject, Retry, Service, ServiceTimeouts, Sticky};
 use crate::metrics::ColorMetrics;
+use crate::model::proxy_protocol::Version;
 use crate::model::{Color, Release, ServiceName};
 
 /// What a reload may change about a slot without touching its requests.
@@ -20,6 +22,52 @@ pub struct SlotSettings {
     pub balance: Balance,
     /// When traffic ejects an upstream.
     pub eject: Eject,
+    /// What is tried again.
+    pub retry: Retry,
+    /// The cookie of a balance by cookie.
+    pub sticky: Sticky,
+    /// Its name.
+    pub cookie: String,
+    /// What differs from the timeouts of all services.
+    pub timeouts: ServiceTimeouts,
+    /// Whether connections are kept.
+    pub keep_alive: bool,
+    /// Said at the start of a connection.
+    pub proxy_protocol: Option<Version>,
+}
+
+impl SlotSettings {
+    /// Those of a configured service.
+    #[must_use]
+    pub fn of(service: &Service) -> Self {
+        Self {
+            balance: service.balance.clone(),
+            eject: service.eject.clone(),
+            retry: service.retry.clone(),
+            sticky: service.sticky.clone(),
+            cookie: (service.sticky.cookie.clone())
+                .unwrap_or_else(|| Sticky::default_name(service.name.as_str())),
+            timeouts: service.timeouts,
+            keep_alive: service.keep_alive,
+            proxy_protocol: service.proxy_protocol,
+        }
+    }
+}
+
+impl Default for SlotSettings {
+    /// Those of a service that says nothing.
+    fn default() -> Self {
+        Self {
+            balance: Balance::default(),
+            eject: Eject::default(),
+            retry: Retry::default(),
+            sticky: Sticky::default(),
+            cookie: Sticky::default_name(""),
+            timeouts: ServiceTimeouts::default(),
+            keep_alive: true,
+            proxy_protocol: None,
+        }
+    }
 }
 
 /// One color of one service. Lives as long as the configuration names it; reloads change its
@@ -32,6 +80,7 @@ pub struct Slot {
     settings: ArcSwap<SlotSettings>,
     upstreams: ArcSwap<Vec<Arc<Upstream>>>,
     turn: AtomicUsize,
+    retries: RetryBudget,
     metrics: Arc<ColorMetrics>,
     pools: Mutex<Vec<Weak<Pool>>>,
     /// Held while one upstream is ejected, so that two at once can't be the last two.
@@ -54,6 +103,7 @@ impl Slot {
             settings: ArcSwap::from_pointee(settings),
             upstreams: ArcSwap::default(),
             turn: AtomicUsize::new(0),
+            retries: RetryBudget::default(),
             metrics,
             pools: Mutex::default(),
             ejecting: Mutex::default(),
@@ -120,6 +170,14 @@ impl Slot {
         let settings = self.settings.load();
         let upstreams = self.upstreams.load();
         balance::pick(&settings.balance, &upstreams, &self.turn, affinity, tried)
+    }
+
+    /// Takes a token of the retry budget: whether one more attempt may be made.
+    #[must_use]
+    pub fn may_retry(&self, now: Instant) -> bool {
+        let budget = self.settings.load().retry.budget;
+        let requests = self.metrics.totals().requests;
+        self.retries.withdraw(now, requests, &budget)
     }
 
     /// Counts how an attempt ended and ejects the upstream when its limits are reached, but

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType as Kind, Result};
 
@@ -18,6 +19,20 @@ use crate::pool::Notice;
 
 /// Seconds after which a client may try again when no upstream was available.
 const RETRY_AFTER_SECONDS: u32 = 5;
+
+/// Sends what is still buffered of an answer that breaks off, so that the client sees that it had
+/// begun and does not ask again. HTTP/2 has no such buffer here.
+pub(super) async fn flush(session: &mut Session, patience: Duration) {
+    let downstream = session.as_downstream_mut();
+    if downstream.is_http2() {
+        return;
+    }
+    // The second task flushes and hands the error back; alone it would not flush.
+    let end = HttpTask::Failed(Error::new_up(Kind::ConnectionClosed));
+    let flushed = downstream.response_duplex_vec(vec![HttpTask::Body(None, false), end]);
+    // A client that reads no more loses nothing by it.
+    let _ = tokio::time::timeout(patience, flushed).await;
+}
 
 /// Status and RFC 9209 type of an error of pingora's. `None`: the client is gone, so there is
 /// nobody to answer.
@@ -29,6 +44,11 @@ pub(super) fn classify(error: &Error) -> Option<Refusal> {
             503,
             ErrorType::DestinationUnavailable,
             "No upstream is available right now.",
+        ),
+        Kind::HTTPStatus(413) => refusal(
+            413,
+            ErrorType::HttpRequestError,
+            "The request body is too large.",
         ),
         Kind::HTTPStatus(status) => refusal(
             *status,
@@ -55,6 +75,20 @@ pub(super) fn classify(error: &Error) -> Option<Refusal> {
             ErrorType::TlsCertificateError,
             "The upstream's certificate is not valid.",
         ),
+        Kind::TLSHandshakeFailure if says(error, BAD_CERTIFICATE) => refusal(
+            502,
+            ErrorType::TlsCertificateError,
+            "The upstream's certificate is not valid.",
+        ),
+        Kind::TLSHandshakeFailure | Kind::ReadError | Kind::WriteError
+            if upstream && says(error, ALERT) =>
+        {
+            refusal(
+                502,
+                ErrorType::TlsAlertReceived,
+                "The upstream refused TLS with this proxy.",
+            )
+        }
         Kind::TLSHandshakeFailure | Kind::TLSHandshakeTimedout | Kind::HandshakeError => refusal(
             502,
             ErrorType::TlsProtocolError,
@@ -117,11 +151,31 @@ pub(super) fn classify(error: &Error) -> Option<Refusal> {
     }
 }
 
+/// Whether `words` are in what the connector said. It passes no cause on, only the text.
+fn says(error: &Error, words: &str) -> bool {
+    error.to_string().contains(words)
+}
+
+/// How rustls begins what it says of a certificate that it does not accept.
+const BAD_CERTIFICATE: &str = "invalid peer certificate";
+
+/// How rustls begins what it says of an alert; after a handshake of TLS 1.3 that is how an
+/// upstream refuses the certificate of a client (RFC 8446 §4.4.2.4).
+const ALERT: &str = "received fatal alert";
+
 /// Writes an error answer. The connection stays usable when the request's body was read.
 pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<()> {
-    let request = session.req_header();
+    let (head, body) = page(session.req_header(), refusal)?;
+    if matches!(refusal.status, 400 | 408 | 413 | 414 | 431) {
+        session.set_keepalive(None);
+    }
+    write(session, head, body).await
+}
+
+/// The built-in answer to an error, in the form that the client asks for.
+pub(super) fn page(request: &RequestHeader, refusal: &Refusal) -> Result<(ResponseHeader, Bytes)> {
     let form = Form::wanted(&request.headers);
-    let body = form.body(refusal);
+    let body = Bytes::from(form.body(refusal));
     let mut head = ResponseHeader::build(refusal.status, Some(6))?;
     head.insert_header(header::CONTENT_TYPE, form.content_type())?;
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
@@ -133,10 +187,7 @@ pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<(
     if refusal.status == 503 {
         head.insert_header("Retry-After", RETRY_AFTER_SECONDS)?;
     }
-    if matches!(refusal.status, 400 | 408 | 413 | 414 | 431) {
-        session.set_keepalive(None);
-    }
-    write(session, head, body.into()).await
+    Ok((head, body))
 }
 
 /// Writes head and body, the latter only if the method asks for one.

@@ -5,14 +5,12 @@
 //! shut, and the response gets its proper end, so that the client sees a complete stream and
 //! comes back after the time it was told.
 
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::pool::StreamEnd;
+use crate::pool::{OpenConnection, StreamEnd};
 
 /// When clients come back, in milliseconds: spread, so that they do not come all at once.
 const RETRY_MS: std::ops::Range<u32> = 500..2_000;
@@ -25,24 +23,23 @@ pub(super) struct EventStream {
     /// Cut: the rest of the upstream's answer is dropped.
     cut: bool,
     between: Arc<AtomicBool>,
-    upstream: Option<RawFd>,
+    upstream: Option<OpenConnection>,
 }
 
 impl EventStream {
-    /// A stream whose upstream connection is `upstream`, if it is not shared.
-    pub(super) fn new(upstream: Option<RawFd>) -> Self {
+    /// A stream that has the connection `upstream` for itself.
+    pub(super) fn new(upstream: Option<OpenConnection>) -> Self {
         let between = Arc::new(AtomicBool::new(true));
-        let end = match upstream {
-            Some(upstream) => {
-                let between = Arc::clone(&between);
-                // Without a word from the upstream nothing would notice: its end does.
-                StreamEnd::with(move || {
-                    if between.load(Ordering::SeqCst) {
-                        shut(upstream);
-                    }
-                })
-            }
-            None => StreamEnd::default(),
+        let end = {
+            let (between, upstream) = (Arc::clone(&between), upstream.clone());
+            // Without a word from the upstream nothing would notice: its end does.
+            StreamEnd::with(move || {
+                if between.load(Ordering::SeqCst)
+                    && let Some(upstream) = &upstream
+                {
+                    upstream.end();
+                }
+            })
         };
         Self {
             end: Arc::new(end),
@@ -56,11 +53,6 @@ impl EventStream {
     /// How its end is asked for.
     pub(super) fn end(&self) -> &Arc<StreamEnd> {
         &self.end
-    }
-
-    /// Whether it was cut, and its upstream cannot be told so.
-    pub(super) const fn is_over(&self) -> bool {
-        self.cut && self.upstream.is_none()
     }
 
     /// Lets a part of the body pass, up to the end if that is wanted.
@@ -82,8 +74,8 @@ impl EventStream {
         // Asked for meanwhile, the end is here as well.
         if self.end.is_asked() && self.scanner.is_between() {
             self.cut = true;
-            if let Some(upstream) = self.upstream {
-                shut(upstream);
+            if let Some(upstream) = &self.upstream {
+                upstream.end();
             }
         }
     }
@@ -94,13 +86,6 @@ impl EventStream {
         let ended = self.end.is_asked() && self.scanner.is_between();
         ended.then(|| Bytes::from(format!("retry: {}\n\n", fastrand::u32(RETRY_MS))))
     }
-}
-
-/// Its descriptor is open as long as the request is served, and the end is only asked for while
-/// it is listed as in flight.
-fn shut(upstream: RawFd) {
-    // One that is gone already has nothing left to shut.
-    let _ = shutdown(upstream, Shutdown::Both);
 }
 
 /// Where a stream is in its events.

@@ -1,21 +1,22 @@
 //! The state of one request on its way through the phases.
 
 use std::net::IpAddr;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use pingora::http::RequestHeader;
 
 use crate::clock;
 use crate::metrics::ColorMetrics;
 use crate::model::{ErrorType, Kind};
-use crate::pool::{Claim, StreamEnd, Turn, UpstreamUse};
+use crate::pool::{Claim, OpenConnection, StreamEnd, Turn, UpstreamUse};
 
 use super::connect::Pace;
 use super::event_stream::EventStream;
 use super::forwarded::Client;
+use super::handle::Handling;
+use super::retry::TryTimer;
 use super::testimony::Testimony;
 
 /// Upstreams remembered as tried; more attempts than this are not configured by anyone.
@@ -31,6 +32,8 @@ pub struct Exchange {
     /// `Strict-Transport-Security` of the answer.
     pub(super) hsts: Option<HeaderValue>,
     pub(super) local_port: u16,
+    /// Whether rules of the site look at the method.
+    pub(super) method_matters: bool,
     pub(super) request_id: String,
     pub(super) pace: Pace,
     /// The turn of a request that was held; given on once its head is on its way.
@@ -45,13 +48,17 @@ pub struct Exchange {
     /// When the current attempt began, and when its response head came.
     pub(super) attempt_started: Option<Instant>,
     pub(super) first_byte: Option<Duration>,
-    /// Descriptor of the upstream connection, if it is not shared.
-    pub(super) connection: Option<RawFd>,
+    /// Ends an attempt that takes too long.
+    pub(super) timer: Option<TryTimer>,
+    /// The upstream connection, if it is not shared.
+    pub(super) connection: Option<OpenConnection>,
     pub(super) error: Option<ErrorType>,
     /// What the first attempt tells of its release.
     pub(super) testimony: Testimony,
     /// The response is an event stream that can be ended between two events.
     pub(super) events: Option<EventStream>,
+    /// What steps left behind; `None` for a site without any.
+    pub(super) handling: Option<Box<Handling>>,
 }
 
 /// The upstreams that already failed this request.
@@ -61,11 +68,20 @@ pub(super) struct Attempts {
     pub(super) made: usize,
     /// Whether the one repetition after a broken connection is used up.
     pub(super) repeated: bool,
+    /// The answer was thrown away, so that the request can be sent again.
+    pub(super) discarded: bool,
+    /// The next attempt waits for a moment first.
+    pub(super) pause: bool,
 }
 
 impl Attempts {
     pub(super) fn failed(&self) -> &[u64] {
         &self.failed[..self.made.min(REMEMBERED)]
+    }
+
+    /// Every upstream is worth another try.
+    pub(super) fn forget(&mut self) {
+        self.failed = [0; REMEMBERED];
     }
 
     pub(super) fn add(&mut self, upstream: u64) {
@@ -89,6 +105,7 @@ impl Exchange {
             https: false,
             hsts: None,
             local_port: 0,
+            method_matters: false,
             request_id: String::new(),
             pace: Pace::Exchange,
             turn: None,
@@ -99,19 +116,33 @@ impl Exchange {
             set_cookie: false,
             attempt_started: None,
             first_byte: None,
+            timer: None,
             connection: None,
             error: None,
             testimony: Testimony::Open,
             events: None,
+            handling: None,
         }
     }
 
     /// Goes to the pool of `claim`, and is counted and listed there.
     pub(super) fn claimed(&mut self, mut claim: Claim, request: &RequestHeader) {
-        let path = request.uri.path();
-        claim.describe(&request.method, path, self.client.ip, self.started);
+        let (method, path) = (self.method(request), request.uri.path());
+        claim.describe(method, path, self.client.ip, self.started);
         self.metrics = Some(Arc::clone(claim.pool().slot().metrics()));
         self.claim = Some(claim);
+    }
+
+    /// The method that an upstream gets.
+    pub(super) fn method<'a>(&'a self, request: &'a RequestHeader) -> &'a Method {
+        let changed = self.handling.as_ref();
+        let changed = changed.and_then(|handling| handling.method.as_ref());
+        changed.unwrap_or(&request.method)
+    }
+
+    /// Whether a step has answered already, so that nothing else may.
+    pub(super) fn is_over(&self) -> bool {
+        self.handling.as_ref().is_some_and(|handling| handling.over)
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -124,8 +155,8 @@ impl Exchange {
             return;
         };
         claim.reclassify(kind, end);
-        if let Some(fd) = self.connection {
-            claim.pool().connections().carries(fd, kind);
+        if let Some(connection) = &self.connection {
+            connection.carries(kind);
         }
     }
 }

@@ -117,6 +117,35 @@ pub(super) fn remove_forgeable(request: &mut RequestHeader) {
     }
 }
 
+/// Removes the fields that the client names in `Connection` (RFC 9110 §7.6.1), so that it cannot have
+/// one removed later that a step sets. What must not be named stays: the request is refused for it
+/// when it is forwarded.
+pub(super) fn remove_nominated(request: &mut RequestHeader) {
+    let nominated: Vec<HeaderName> = request
+        .headers
+        .get_all(http::header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .filter(|name| !["close", "keep-alive", "upgrade", "te"].contains(&name.as_str()))
+        .collect();
+    let is_kept =
+        |name: &HeaderName| name == http::header::HOST || name.as_str().starts_with("x-forwarded-");
+    if nominated.is_empty() || nominated.iter().any(is_kept) {
+        return;
+    }
+    let upgrades = request.headers.contains_key(http::header::UPGRADE);
+    for name in nominated {
+        request.remove_header(&name);
+    }
+    request.remove_header(&http::header::CONNECTION);
+    if upgrades {
+        let upgrade = HeaderValue::from_static("Upgrade");
+        // A name and a value that are known to be valid.
+        let _ = request.insert_header(http::header::CONNECTION, upgrade);
+    }
+}
+
 /// Fields that speak of a client's certificate: ours, and those of RFC 9440, which a proxy must
 /// not let pass (§2.4). Nobody's are believed, not even a trusted peer's.
 const CLIENT_CERTIFICATE: [&str; 4] = [
@@ -135,6 +164,26 @@ pub(super) fn remove_client_certificate(request: &mut RequestHeader) {
         .cloned()
         .collect();
     for name in forged {
+        request.remove_header(&name);
+    }
+}
+
+/// Fields by which some frameworks take a request for one of another method.
+const METHOD_OVERRIDES: [&str; 3] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
+
+/// Removes what would make the method that rules looked at another one.
+pub(super) fn remove_method_overrides(request: &mut RequestHeader) {
+    let overrides: Vec<HeaderName> = request
+        .headers
+        .keys()
+        .filter(|name| METHOD_OVERRIDES.contains(&&*name.as_str().replace('_', "-")))
+        .cloned()
+        .collect();
+    for name in overrides {
         request.remove_header(&name);
     }
 }
@@ -198,7 +247,20 @@ pub(super) fn set(request: &mut RequestHeader, facts: &Facts<'_>) -> pingora::Re
         request.insert_header("X-Forwarded-Port", facts.port.to_string())?;
     }
     request.insert_header("X-Request-Id", facts.request_id)?;
-    Ok(())
+    join_cookies(request)
+}
+
+/// HTTP/2 may send cookies in fields of their own, and they must be one again for HTTP/1
+/// (RFC 9113 §8.2.3).
+fn join_cookies(request: &mut RequestHeader) -> pingora::Result<()> {
+    let cookies: Vec<&[u8]> = (request.headers.get_all(http::header::COOKIE).iter())
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if cookies.len() < 2 {
+        return Ok(());
+    }
+    let joined = cookies.join(&b"; "[..]);
+    request.insert_header(http::header::COOKIE, joined)
 }
 
 #[cfg(test)]
@@ -257,6 +319,30 @@ mod tests {
             seen("10.0.0.1", &[("forwarded", "for=_hidden")]).0,
             "10.0.0.1"
         );
+    }
+
+    #[test]
+    fn fields_that_are_named_in_connection_are_gone_before_any_step() {
+        let named = |connection: &str| {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            for (name, value) in [
+                ("Connection", connection),
+                ("Upgrade", "websocket"),
+                ("X-User", "me"),
+                ("X-Kept", "1"),
+            ] {
+                request.append_header(name.to_owned(), value).unwrap();
+            }
+            remove_nominated(&mut request);
+            request
+        };
+        let request = named("keep-alive, X-User, Upgrade");
+        assert!(!request.headers.contains_key("x-user"));
+        assert_eq!(request.headers["x-kept"], "1");
+        assert_eq!(request.headers["connection"], "Upgrade");
+        assert_eq!(named("Upgrade").headers["connection"], "Upgrade");
+        let refused = named("X-User, Host");
+        assert_eq!(refused.headers["connection"], "X-User, Host");
     }
 
     #[test]

@@ -52,6 +52,8 @@ const PREFACE_BYTES: usize = 24;
 pub(super) struct Connection {
     /// Who connected.
     pub(super) peer: IpAddr,
+    /// From which port.
+    pub(super) peer_port: u16,
     /// Where to.
     pub(super) local: SocketAddr,
     /// Name and certificate of the handshake; `None` for plain HTTP.
@@ -66,14 +68,15 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(
         socket: RawFd,
-        peer: IpAddr,
+        peer: SocketAddr,
         local: SocketAddr,
         tls: Option<Arc<TlsInfo>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             socket,
             websocket: OnceLock::new(),
-            peer,
+            peer: peer.ip().to_canonical(),
+            peer_port: peer.port(),
             local,
             tls,
             head: AtomicU8::new(AWAITING_HEAD),

@@ -25,7 +25,7 @@ impl Refusal {
         Self { status, error, why }
     }
 
-    const fn bad(why: &'static str) -> Self {
+    pub(super) const fn bad(why: &'static str) -> Self {
         Self::new(400, ErrorType::HttpRequestError, why)
     }
 }
@@ -84,6 +84,16 @@ pub(super) fn check<'a>(
         (None, None) if version == Version::HTTP_10 => Ok(""),
         (None, None) => Err(Refusal::bad("The request has no Host.")),
     }
+}
+
+/// Whether a target is in origin-form, asterisk-form or absolute-form (RFC 9112 §3.2). Of any other
+/// one pingora makes the path `/`, but forwards it as it came.
+pub(super) fn is_target(raw: &[u8]) -> bool {
+    let starts = |scheme: &[u8]| {
+        (raw.get(..scheme.len())).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    let form = raw.first() == Some(&b'/') || raw == b"*";
+    (form || starts(b"http://") || starts(b"https://")) && std::str::from_utf8(raw).is_ok()
 }
 
 /// The authority of a request that passed [`check`].

@@ -4,7 +4,7 @@
 //! keep-alive connections go after a linger (a request may already be on its way on them), and
 //! returns as soon as no connection is left.
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,10 +22,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use super::announce;
 use super::edge::Edge;
 use super::front::{Connection, Front};
+use super::guard::{ClientConnection, ClientConnections};
 use super::settings::Settings;
 use crate::metrics::{Metrics, Protocol};
+use crate::model::proxy_protocol::Header;
 use crate::tls::Acceptor;
 
 /// Connections that the kernel may hold before they are accepted.
@@ -153,6 +156,7 @@ pub struct Server {
     settings: Arc<ArcSwap<Settings>>,
     metrics: Arc<Metrics>,
     open: AtomicUsize,
+    clients: Arc<ClientConnections>,
     closed: Notify,
     leaving: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
@@ -172,7 +176,8 @@ impl Server {
         let current = settings.load();
         let conf = ServerConf {
             threads,
-            max_retries: 16,
+            // How often something is tried again is decided here, not there.
+            max_retries: usize::MAX,
             // Per thread in pingora's eyes; the limit is meant for the process.
             upstream_keepalive_pool_size: current
                 .limits
@@ -195,6 +200,7 @@ impl Server {
             settings,
             metrics,
             open: AtomicUsize::new(0),
+            clients: Arc::default(),
             closed: Notify::new(),
             leaving,
             stop: watch::channel(false).0,
@@ -266,7 +272,7 @@ impl Server {
             match listener.accept().await {
                 Ok((socket, peer)) => {
                     let server = Arc::clone(self);
-                    if let Some(place) = Place::take(&server, https) {
+                    if let Some(place) = Place::take(&server, https, peer.ip()) {
                         tokio::spawn(
                             async move { server.handle(socket, peer, https, place).await },
                         );
@@ -284,7 +290,35 @@ impl Server {
         }
     }
 
-    async fn handle(&self, socket: TcpStream, peer: SocketAddr, https: bool, _place: Place) {
+    /// Who a connection is from, by the peer or by what the peer says. `None`: it must say, and
+    /// does not.
+    async fn announced(&self, socket: &mut TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+        let deadline = {
+            let settings = self.settings.load();
+            if !settings.proxy_protocol.contains(peer.ip()) {
+                return Some(peer);
+            }
+            settings.timeouts.request_head
+        };
+        // Boxed, because this future lives as long as the connection.
+        match timeout(deadline, Box::pin(announce::read(socket))).await {
+            Ok(Ok(Header::Proxied { source, .. })) => Some(source),
+            Ok(Ok(Header::Local)) => Some(peer),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "connection refused");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "connection refused: no PROXY protocol header in time");
+                None
+            }
+        }
+    }
+
+    async fn handle(&self, mut socket: TcpStream, peer: SocketAddr, https: bool, _place: Place) {
+        let Some(peer) = self.announced(&mut socket, peer).await else {
+            return;
+        };
         let (Ok(local), Ok(())) = (socket.local_addr(), socket.set_nodelay(true)) else {
             return;
         };
@@ -312,7 +346,7 @@ impl Server {
                 Ok(Err(_)) | Err(_) => return,
             }
         };
-        let connection = Connection::new(descriptor, peer.ip().to_canonical(), local, tls);
+        let connection = Connection::new(descriptor, peer, local, tls);
         let Ok(front) = Front::new(stream, connection, head_timeout, h2) else {
             return;
         };
@@ -353,16 +387,24 @@ async fn begins_with_preface(socket: &TcpStream) -> std::io::Result<bool> {
     }
 }
 
-/// One open connection's place under the limit, given back when dropped.
+/// One open connection's place under the limits, given back when dropped.
 struct Place {
     server: Arc<Server>,
     protocol: Protocol,
+    _of_client: Option<ClientConnection>,
 }
 
 impl Place {
-    fn take(server: &Arc<Server>, https: bool) -> Option<Self> {
-        let limit = server.settings.load().limits.connections;
-        if server.open.fetch_add(1, Ordering::Relaxed) >= limit {
+    fn take(server: &Arc<Server>, https: bool, peer: IpAddr) -> Option<Self> {
+        let settings = server.settings.load();
+        // A trusted proxy's connections are those of many clients.
+        let of_client = match settings.limits.connections_per_client {
+            Some(limit) if !settings.trusted_proxies.contains(peer) => {
+                Some(server.clients.take(peer, limit)?)
+            }
+            _ => None,
+        };
+        if server.open.fetch_add(1, Ordering::Relaxed) >= settings.limits.connections {
             server.open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
@@ -375,6 +417,7 @@ impl Place {
         Some(Self {
             server: Arc::clone(server),
             protocol,
+            _of_client: of_client,
         })
     }
 }

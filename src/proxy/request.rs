@@ -12,19 +12,6 @@ use super::front::Connection;
 use crate::model::normalize_path;
 use crate::pool::RequestView;
 
-/// Name of the cookie that `balance = "cookie"` sets.
-pub(super) const STICKY_COOKIE: &str = "cutover_upstream";
-
-pub(super) fn sticky_cookie(request: &RequestHeader) -> Option<u64> {
-    let cookies = request.headers.get_all(header::COOKIE);
-    cookies
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().strip_prefix(STICKY_COOKIE)?.strip_prefix('='))
-        .find_map(|id| u64::from_str_radix(id, 16).ok())
-}
-
 /// 128 random bits in hex; not a secret.
 pub(super) fn request_id(request: &RequestHeader, trusted: bool) -> String {
     let sent = request
@@ -38,11 +25,20 @@ pub(super) fn request_id(request: &RequestHeader, trusted: bool) -> String {
 }
 
 /// Brings the target to the form in which it is matched, so that what was matched is what the
-/// upstream gets.
+/// upstream gets. `Err`: it is no target (RFC 9112 §3.2), or has a `%` that begins no escape.
 pub(super) fn normalize(request: &mut RequestHeader) -> Result<(), ()> {
+    let absolute = match request.raw_path() {
+        [b'/', ..] | b"*" => false,
+        // The host of these is that of `Host`, or the parser has refused them.
+        raw if is_absolute(raw) => true,
+        _ => return Err(()),
+    };
     let path = request.uri.path();
+    if !escapes_are_whole(path) {
+        return Err(());
+    }
     let normal = normalize_path(path);
-    if normal == path {
+    if normal == path && !absolute {
         return Ok(());
     }
     let target = match request.uri.query() {
@@ -53,6 +49,22 @@ pub(super) fn normalize(request: &mut RequestHeader) -> Result<(), ()> {
     parts.path_and_query = Some(target.parse().map_err(|_| ())?);
     request.set_uri(Uri::from_parts(parts).map_err(|_: uri::InvalidUriParts| ())?);
     Ok(())
+}
+
+fn is_absolute(target: &[u8]) -> bool {
+    let begins = |scheme: &str| {
+        let start = target.get(..scheme.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
+    };
+    begins("http://") || begins("https://")
+}
+
+fn escapes_are_whole(path: &str) -> bool {
+    let mut after = path.split('%').skip(1);
+    after.all(|text| {
+        let digits = text.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
 }
 
 pub(super) fn https_location(host: &str, port: u16, uri: &Uri) -> String {
@@ -91,11 +103,14 @@ pub(super) fn is_grpc(request: &RequestHeader) -> bool {
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-pub(super) fn is_event_stream(response: &ResponseHeader) -> bool {
-    response
-        .headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+/// Whether the answer to a request of this pace is an event stream. That of a call is none,
+/// whatever it says: no gRPC client takes one, and its connection is shared.
+pub(super) fn is_event_stream(pace: Pace, response: &ResponseHeader) -> bool {
+    pace != Pace::Call
+        && response
+            .headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
 pub(super) fn protocol(session: &Session) -> &'static str {
@@ -114,6 +129,7 @@ pub(super) fn milliseconds(time: Duration) -> f64 {
 
 pub(super) struct View<'a> {
     pub(super) request: &'a RequestHeader,
+    pub(super) method: &'a Method,
     pub(super) client: std::net::IpAddr,
 }
 
@@ -123,7 +139,7 @@ impl RequestView for View<'_> {
     }
 
     fn method(&self) -> &Method {
-        &self.request.method
+        self.method
     }
 
     fn any_header(&self, name: &HeaderName, accept: &dyn Fn(&str) -> bool) -> bool {

@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use http::{Method, header};
+use http::Method;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
 use super::exchange::Exchange;
 use super::request::is_grpc;
+use super::retry::carries_body;
 use crate::clock;
 use crate::model::{ErrorType, Kind};
 use crate::pool::{Failure, Pool};
@@ -136,9 +137,8 @@ impl Exchange {
         }
         let is_upgrade = session.is_upgrade_req();
         let request = session.req_header();
-        let is_safe = evidence.may_repeat(&request.method);
-        let has_body = request.headers.contains_key(header::TRANSFER_ENCODING)
-            || (request.headers.get(header::CONTENT_LENGTH)).is_some_and(|length| length != "0");
+        let is_safe = evidence.may_repeat(self.method(request));
+        let has_body = carries_body(&request.headers);
         if sent && (!is_safe || has_body || is_upgrade || !session.as_mut().is_body_empty()) {
             return false;
         }
@@ -164,7 +164,7 @@ impl Exchange {
             request.uri.path(),
             status,
             self.first_byte.filter(|_| !is_stream),
-            request.method == Method::GET,
+            *self.method(request) == Method::GET,
         );
         self.testimony = Testimony::Answered;
     }

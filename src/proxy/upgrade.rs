@@ -9,7 +9,7 @@
 //! turn later the end of the body is through.
 
 use std::fmt;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,12 +19,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::Result;
 use pingora::connectors::l4::Connect;
-use pingora::http::ResponseHeader;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::{Digest, GetProxyDigest};
 use pingora::upstreams::peer::HttpPeer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -38,20 +35,21 @@ const REFUSED_IDLE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Upgrades {
     registry: Registry,
-    group: u64,
+    /// Written before anything else.
+    first: Vec<u8>,
 }
 
 impl Upgrades {
-    pub(super) fn of(pool: &Pool) -> Self {
+    pub(super) fn of(pool: &Pool, first: Vec<u8>) -> Self {
         Self {
             registry: Registry::clone(pool.connections()),
-            group: !pool.id(),
+            first,
         }
     }
 
     /// The peer's connection is opened here, and none of the kept ones.
     pub(super) fn take_over(self, peer: &mut HttpPeer) {
-        peer.group_key = self.group;
+        peer.group_key = !peer.group_key;
         peer.options.idle_timeout = Some(REFUSED_IDLE);
         peer.options.custom_l4 = Some(Arc::new(self));
     }
@@ -60,41 +58,31 @@ impl Upgrades {
 #[async_trait]
 impl Connect for Upgrades {
     async fn connect(&self, addr: &SocketAddr) -> Result<Stream> {
-        let (turn, socket): (_, Box<dyn VirtualSocket>) = match addr {
+        let turn = Arc::new(Turn::default());
+        // Pingora does not know the descriptor of such a stream.
+        let (fd, socket): (_, Box<dyn VirtualSocket>) = match addr {
             SocketAddr::Inet(addr) => {
-                let (turn, socket) = Patient::new(tcp(addr).await?);
-                (turn, Box::new(socket))
+                let socket = tcp(addr, &self.first).await?;
+                (socket.as_raw_fd(), Box::new(Patient::new(socket, &turn)))
             }
             SocketAddr::Unix(addr) => {
-                let (turn, socket) = Patient::new(unix(addr).await?);
-                (turn, Box::new(socket))
+                let socket = unix(addr, &self.first).await?;
+                (socket.as_raw_fd(), Box::new(Patient::new(socket, &turn)))
             }
         };
-        let fd = turn.fd;
         let mut stream = Stream::from(VirtualSocketStream::new(socket));
-        enter(&self.registry, &mut stream, fd)?;
-        // What pingora tells of a connection once it is open.
-        let placeholder = Box::new(ResponseHeader::build(200, Some(0))?);
-        stream.set_proxy_digest(ProxyDigest::new(placeholder, Some(Box::new(turn))));
+        enter(&self.registry, &mut stream, fd, Some(turn))?;
         Ok(stream)
     }
 }
 
 /// When the answer to an upgrade is read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Turn {
-    /// The socket, open as long as the request is served. Pingora does not know it.
-    pub(super) fd: RawFd,
     late: AtomicBool,
 }
 
 impl Turn {
-    /// That of a connection which [`Upgrades`] opened.
-    pub(super) fn of(digest: Option<&Digest>) -> Option<&Arc<Self>> {
-        let opened = digest?.proxy_digest.as_ref()?;
-        opened.user_data.as_ref()?.downcast_ref()
-    }
-
     /// The next read is put off by one turn of its task.
     pub(super) fn put_off(&self) {
         self.late.store(true, Ordering::Relaxed);
@@ -107,13 +95,10 @@ struct Patient<S> {
     turn: Arc<Turn>,
 }
 
-impl<S: AsRawFd> Patient<S> {
-    fn new(socket: S) -> (Arc<Turn>, Self) {
-        let turn = Arc::new(Turn {
-            fd: socket.as_raw_fd(),
-            late: AtomicBool::new(false),
-        });
-        (Arc::clone(&turn), Self { socket, turn })
+impl<S> Patient<S> {
+    fn new(socket: S, turn: &Arc<Turn>) -> Self {
+        let turn = Arc::clone(turn);
+        Self { socket, turn }
     }
 }
 

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use super::certificate::CertificateInfo;
 use super::warning::Warning;
+use crate::model::ServiceName;
 
-/// Something that [`super::Store::watch`] found.
+/// Something that [`super::Store::watch`] or [`super::Upstreams::watch`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The files of a certificate changed, and the new one is served.
@@ -21,6 +22,11 @@ pub enum Event {
     ClientCasReloaded {
         /// The file.
         file: PathBuf,
+    },
+    /// The files of TLS to the upstreams of a service changed; connections from now on use them.
+    UpstreamFilesReloaded {
+        /// The service.
+        service: ServiceName,
     },
     /// A file changed to something that cannot be used. What was served before still is.
     Rejected {
@@ -42,7 +48,10 @@ impl Event {
     pub fn is_alarm(&self) -> bool {
         match self {
             Self::Rejected { .. } => true,
-            Self::Reloaded { .. } | Self::ClientCasReloaded { .. } | Self::Mended { .. } => false,
+            Self::Reloaded { .. }
+            | Self::ClientCasReloaded { .. }
+            | Self::UpstreamFilesReloaded { .. }
+            | Self::Mended { .. } => false,
         }
     }
 }
@@ -59,6 +68,9 @@ impl fmt::Display for Event {
             }
             Self::ClientCasReloaded { file } => {
                 write!(f, "CAs of clients reloaded from {}", file.display())
+            }
+            Self::UpstreamFilesReloaded { service } => {
+                write!(f, "files of TLS to the upstreams of {service} reloaded")
             }
             Self::Rejected { file, error } => write!(
                 f,

@@ -12,8 +12,10 @@
 //! alert. TLS 1.2 and 1.3 (RFC 5246, RFC 8446) with h2 and http/1.1 (RFC 7301), resumption by
 //! sealed ticket, no early data: a replayed request is worth more than a round trip.
 //!
-//! Not here: ordering certificates (a [`Store::install`] is all that an issuer needs), and TLS
-//! to upstreams, which Pingora's connector does with the roots of [`check_system_roots`].
+//! TLS to upstreams is Pingora's connector, with the roots of [`check_system_roots`] or what
+//! [`Upstreams`] has for a service.
+//!
+//! Not here: ordering certificates; a [`Store::install`] is all that an issuer needs.
 
 mod acceptor;
 pub mod adopt;
@@ -33,6 +35,7 @@ mod table;
 mod tests;
 mod tickets;
 pub mod trust;
+mod upstream;
 mod warning;
 mod watch;
 
@@ -46,4 +49,5 @@ pub use policy::install_provider;
 pub use roots::{RootsError, check_system_roots};
 pub use store::{Delivered, Loaded, Store};
 pub use stream::{EdgeTls, TlsInfo, info};
+pub use upstream::{UpstreamTls, Upstreams};
 pub use warning::Warning;

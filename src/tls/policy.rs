@@ -152,7 +152,7 @@ fn versions(min: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
 }
 
 /// The CAs of a file, and a digest of them: equal for files that differ in comments alone.
-fn roots(file: &Path, pem: &[u8]) -> Result<(RootCertStore, Vec<u8>), TlsError> {
+pub(super) fn roots(file: &Path, pem: &[u8]) -> Result<(RootCertStore, Vec<u8>), TlsError> {
     let chain = chain_from_pem(pem).map_err(|fault| TlsError::new(file, fault))?;
     let (mut roots, mut seen) = (
         RootCertStore::empty(),

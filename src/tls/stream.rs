@@ -36,6 +36,10 @@ pub struct TlsInfo {
     pub sni: Option<String>,
     /// `TLSv1.3` or `TLSv1.2`.
     pub version: &'static str,
+    /// The suite's number (IANA TLS Cipher Suites); 0 before one is agreed on.
+    pub cipher_suite: u16,
+    /// Whether a ticket stood in for the certificate.
+    pub resumed: bool,
     /// What was presented.
     pub certificate: Arc<ServedCertificate>,
     /// Whether it is the default site's, because nothing matched.
@@ -57,6 +61,10 @@ impl TlsInfo {
         Self {
             sni,
             version: version(connection),
+            cipher_suite: connection
+                .negotiated_cipher_suite()
+                .map_or(0, |suite| u16::from(suite.suite())),
+            resumed: connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
             certificate: Arc::clone(presented.certificate()),
             default,
             client: ClientCertificate::of(connection),

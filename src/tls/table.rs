@@ -40,11 +40,16 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Adds a host. A later entry for the same host wins; configurations have none.
+    /// Adds a host. Of the sites that a host has on different ports, the last one with TLS wins: a
+    /// handshake does not know which of them it is for.
     pub(super) fn insert(&mut self, host: &HostPattern, entry: Entry) {
-        match host {
-            HostPattern::Exact(host) => self.exact.insert(host.as_str().into(), entry),
-            HostPattern::Wildcard(rest) => self.wildcard.insert(rest.as_str().into(), entry),
+        let known = match host {
+            HostPattern::Exact(host) => self.exact.entry(host.as_str().into()),
+            HostPattern::Wildcard(rest) => self.wildcard.entry(rest.as_str().into()),
+        };
+        match entry {
+            Entry::Off => known.or_insert(Entry::Off),
+            certificate => known.insert_entry(certificate).into_mut(),
         };
     }
 
@@ -148,6 +153,19 @@ mod tests {
         let policy = Policy::new(TlsVersion::V1_2, None, &Arc::new(keys)).expect("a policy");
         Arc::new(Presented::new(Arc::new(certificate), Arc::new(policy)))
     });
+
+    #[test]
+    fn a_site_without_tls_on_another_port_turns_nothing_off() {
+        let host: HostPattern = "a.test".parse().expect("a host");
+        let certificate = || Entry::Certificate(Arc::clone(&CERTIFICATE));
+        for entries in [[Entry::Off, certificate()], [certificate(), Entry::Off]] {
+            let mut table = Table::default();
+            for entry in entries {
+                table.insert(&host, entry);
+            }
+            assert!(table.pick(Some("a.test"), None).is_some());
+        }
+    }
 
     fn host() -> impl Strategy<Value = String> {
         proptest::collection::vec("[abAB]", 1..4).prop_map(|labels| labels.join("."))

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use cutover::config::schema::handlers::HANDLERS;
 use cutover::config::schema::{Key, TABLES, Table};
 use cutover::config::{Env, load_str_with};
 
@@ -11,9 +12,12 @@ fn read(file: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect("readable")
 }
 
-/// Path of a key in a file: `site` and `notify` are lists, a service has a name.
+/// Path of a key in a file: a service has a name, and an answer is copied where there is one.
 fn example(table: &Table, key: &Key) -> String {
-    let path = table.path.replace("NAME", "web");
+    let path = table.path.replace("NAME", "web").replace(
+        "site.handle.copy_response",
+        "site.handle.proxy.on_response.handle.copy_response",
+    );
     match path.is_empty() {
         true => key.name.to_owned(),
         false => format!("{path}.{}", key.name),
@@ -24,16 +28,41 @@ fn keys() -> impl Iterator<Item = (&'static Table, &'static Key)> {
     (TABLES.iter()).flat_map(|table| table.keys.iter().map(move |key| (*table, key)))
 }
 
-/// `a.b.c = value` with `site`, `route` and `notify` as lists.
+/// Whether sites and routes share a key with steps; it is described once.
+fn is_shared(table: &Table, key: &Key) -> bool {
+    ["site", "site.route", "site.handle"].contains(&table.path)
+        && HANDLERS.iter().any(|shared| shared.name == key.name)
+}
+
+/// Whether a path leads to a list of tables. What is said of a site holds for its steps.
+fn is_list(path: &str) -> bool {
+    let of_site = path.replacen("site.handle.", "site.", 1);
+    let form = |path: &str| {
+        let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
+        keys()
+            .find(|(known, key)| known.path == table && key.name == name)
+            .map(|(_, key)| key.form)
+    };
+    form(path).or_else(|| form(&of_site)) == Some("list of tables")
+}
+
+/// `a.b.c = value` as nested tables and lists of them, with what they need beside it.
 fn file_with(path: &str, value: &str) -> String {
     let (tables, key) = path.rsplit_once('.').unwrap_or(("", path));
     let mut text = format!("{key} = {value}");
-    for table in tables.rsplit('.').filter(|table| !table.is_empty()) {
-        let is_list = matches!(table, "site" | "route" | "notify");
-        text = match is_list {
+    let mut rest = tables;
+    while !rest.is_empty() {
+        let (before, table) = rest.rsplit_once('.').unwrap_or(("", rest));
+        text = match is_list(rest) {
             true => format!("{table} = [{{ {text} }}]"),
             false => format!("{table} = {{ {text} }}"),
         };
+        text.push_str(match table {
+            "match" => ", respond = 204",
+            "on_response" => ", service = \"web\"",
+            _ => "",
+        });
+        rest = before;
     }
     text
 }
@@ -46,10 +75,17 @@ fn the_parser_reads_every_key_of_the_schema() {
         let said = load_str_with("f", &text, &Env::from_iter([("", "")]))
             .err()
             .map_or_else(String::new, |errors| errors.to_string());
-        let shown = path
-            .replace("site.route.", "site[0].route[0].")
-            .replace("site.", "site[0].")
-            .replace("notify.", "notify[0].");
+        let mut shown = String::new();
+        let mut so_far = String::new();
+        let parts: Vec<_> = path.split('.').collect();
+        for (n, part) in parts.iter().enumerate() {
+            let dot = if n == 0 { "" } else { "." };
+            so_far = format!("{so_far}{dot}{part}");
+            shown = format!("{shown}{dot}{part}");
+            if n + 1 < parts.len() && is_list(&so_far) {
+                shown.push_str("[0]");
+            }
+        }
         let complaint = format!(": {shown}: ");
         assert!(
             said.lines()
@@ -57,6 +93,88 @@ fn the_parser_reads_every_key_of_the_schema() {
             "a date in {path} was taken: {said}"
         );
     }
+}
+
+/// What a table of handlers needs beside the key in question.
+fn needs(table: &str) -> &'static str {
+    match table {
+        "site.concurrency" | "site.rate_limit" => "requests = 5",
+        "site.cors" => "origins = \"https://a.test\"",
+        "site.basic_auth" => "users = { a = \"$argon2id$***\" }",
+        "site.forward_auth" => "service = \"web\"",
+        "site.request_header.replace"
+        | "site.rewrite.replace"
+        | "site.rewrite.path_regexp"
+        | "site.rewrite.query.replace" => "find = \"x\"",
+        "site.response_header" => "set = { a = \"b\" }",
+        "site.try_files" => "files = \"/a\"",
+        "site.redirect" => "to = \"/x\"",
+        "site.handle.match.path_regexp" => "pattern = \"x\"",
+        "site.handle.match.header_regexp" => "field = \"a\", pattern = \"x\"",
+        "site.handle.match.vars_regexp" => "value = \"{host}\", pattern = \"x\"",
+        "site.handle.log" => "append = { a = \"b\" }",
+        "site.route" => "path = \"/x\", service = \"web\"",
+        "site.handle" => "respond = 204",
+        _ => "",
+    }
+}
+
+/// A file with one table of handlers.
+fn file_of(table: &Table, inside: &str) -> String {
+    let path = table.path.replace("site.handle.", "site.");
+    let path = match path.as_str() {
+        "site.route" | "site.handle" => path,
+        _ => path.replace("site.", "site.handle."),
+    };
+    let path = path.replace(
+        "site.handle.copy_response",
+        "site.handle.proxy.on_response.handle.copy_response",
+    );
+    let inside = match is_list(&path) {
+        true => format!("[{{ {inside} }}]"),
+        false => format!("{{ {inside} }}"),
+    };
+    let text = file_with(&path, &inside);
+    let site = text.replacen(
+        "site = [{ ",
+        "site = [{ hosts = [\"a.test\"], service = \"web\", ",
+        1,
+    );
+    format!("{site}\n[service.web]\nblue = [\"web:1\"]\n")
+}
+
+#[test]
+fn the_defaults_of_handlers_are_those_of_the_parser() {
+    let is_handler = |table: &Table| table.path.starts_with("site.");
+    let others = [
+        "site.tls",
+        "site.client_auth",
+        "site.hsts",
+        "site.encode.levels",
+    ];
+    let with_default = keys()
+        .filter(|(table, key)| is_handler(table) && !key.default.is_empty())
+        .filter(|(table, _)| !others.contains(&table.path));
+    let mut compared = 0;
+    for (table, key) in with_default {
+        // In a step `false` does nothing, which is an error.
+        if table.path == "site.handle" {
+            continue;
+        }
+        let load = |inside: &str| {
+            let text = file_of(table, inside);
+            let mut config = load_str_with("f", &text, &Env::process())
+                .unwrap_or_else(|errors| panic!("{text}: {errors}"));
+            config.warnings.clear();
+            config
+        };
+        let needed = needs(table.path);
+        let separator = if needed.is_empty() { "" } else { ", " };
+        let written = format!("{needed}{separator}{} = {}", key.name, key.default);
+        assert_eq!(load(needed), load(&written), "{}.{}", table.path, key.name);
+        compared += 1;
+    }
+    assert!(compared > 40, "{compared}");
 }
 
 #[test]
@@ -73,7 +191,8 @@ fn the_defaults_of_the_schema_are_those_of_the_parser() {
             "service.web" => base.replace("blue =", &format!("{line}blue =")),
             "service.web.health" => format!("{base}{line}"),
             // Without its other key it is an error.
-            "notify" | "site.client_auth" | "site.hsts" | "acme.fallback" => continue,
+            "log.access.rotate" | "notify" | "acme.fallback" => continue,
+            path if path.starts_with("site.") => continue,
             _ => format!("{base}[{path}]\n{line}"),
         };
         let mut config = load_str_with("f", &text, &Env::process())
@@ -95,6 +214,9 @@ fn collect(path: &str, value: &toml::Value, out: &mut BTreeSet<(String, String)>
     let join = |key: &str| match path {
         "" => key.to_owned(),
         "service" => "service.NAME".to_owned(),
+        "site.error" | "site.handle.handle" | "site.handle.proxy.on_response.handle" => {
+            format!("site.handle.{key}")
+        }
         _ => format!("{path}.{key}"),
     };
     match value {
@@ -142,15 +264,19 @@ fn the_full_example_has_every_key_with_its_default() {
             "" => key.name.to_owned(),
             path => format!("{path}.{}", key.name),
         };
-        if path == "service.NAME.rollback" {
+        // Described once, and not again for each place where it may stand.
+        let again = is_shared(table, key) && table.path != "site";
+        if path == "service.NAME.rollback" || again {
             continue;
         }
+        let in_step = path.replacen("site.", "site.handle.", 1);
         let values: Vec<_> = (found.iter())
-            .filter(|(known, _)| *known == path)
+            .filter(|(known, _)| *known == path || *known == in_step)
             .map(|(_, value)| value.clone())
             .collect();
         assert!(!values.is_empty(), "{path} is missing");
-        if !key.default.is_empty() && !key.is_table() {
+        let only_tables = values.iter().all(|value| value.starts_with('{'));
+        if !key.default.is_empty() && !only_tables {
             let default: toml::Table = format!("x = {}", key.default).parse().expect("TOML");
             let default = default["x"].to_string();
             assert!(
@@ -181,23 +307,37 @@ fn documented() -> BTreeSet<[String; 4]> {
 
 #[test]
 fn the_documentation_names_every_key_with_its_form_and_default_and_no_other() {
-    let known: BTreeSet<_> = keys()
+    let row = |(table, key): (&Table, &Key)| {
+        let heading = match table.path {
+            "" => "The top of the file",
+            _ if is_shared(table, key) => "Handlers",
+            path => path,
+        };
+        [heading, key.name, key.form, key.default].map(str::to_owned)
+    };
+    let known: BTreeSet<_> = keys().map(row).collect();
+    // What is a table may have a section instead of a row.
+    let needed: BTreeSet<_> = keys()
         .filter(|(_, key)| !key.is_table() || key.name == "json")
-        .map(|(table, key)| {
-            let heading = match table.path {
-                "" => "The top of the file",
-                path => path,
-            };
-            [heading, key.name, key.form, key.default].map(str::to_owned)
-        })
+        .map(row)
         .collect();
     let documented = documented();
-    let missing: Vec<_> = known.difference(&documented).collect();
+    let missing: Vec<_> = needed.difference(&documented).collect();
     let unknown: Vec<_> = documented.difference(&known).collect();
     assert!(
         missing.is_empty() && unknown.is_empty(),
         "not in docs/config.md: {missing:#?}\nnot in the schema: {unknown:#?}"
     );
+    let text = read("docs/config.md");
+    for table in TABLES.iter().filter(|table| !table.path.is_empty()) {
+        let heading = |line: &str| line.trim_matches(['#', ' ', '`', '[', ']']) == table.path;
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with('#') && heading(line)),
+            "no section [{}]",
+            table.path
+        );
+    }
 }
 
 #[test]
@@ -217,6 +357,16 @@ fn the_examples_of_the_documentation_lack_nothing_but_their_surroundings() {
     ];
     let secret = "cannot be read";
     for block in blocks {
+        // A part of a site.
+        let is_part = ["[site.", "[[site."]
+            .iter()
+            .any(|part| block.starts_with(part));
+        let site = if is_part {
+            "[[site]]\nhosts = [\"example.com\"]\n"
+        } else {
+            ""
+        };
+        let block = &format!("{site}{block}");
         let Err(errors) = load_str_with("f", block, &Env::from_iter([("", "")])) else {
             continue;
         };

@@ -59,8 +59,8 @@ fn services_are_in_the_order_of_their_names_and_references_follow() {
     assert_eq!(names, ["a", "m.test", "z"]);
     let site = &config.sites[0];
     assert_eq!(site.service.map(|index| index.0), Some(1));
-    assert_eq!(site.routes[0].service.0, 2);
-    assert_eq!(site.routes[1].service.0, 0);
+    assert_eq!(site.routes[0].service.expect("a service").0, 2);
+    assert_eq!(site.routes[1].service.expect("a service").0, 0);
     assert_eq!(config.services[0].first_live(), Color::Green);
 }
 
@@ -418,6 +418,14 @@ fn pieces() -> impl Strategy<Value = String> {
             "default = true\n", "json = { a = [1, {}] }\n", "http = [\"0.0.0.0:80\"]\n",
             "status = \"200-\"\n", "quantiles = []\n", "floor = [0.1]\n", "docker = {}\n",
             "interval = \"${A:-3s}\"\n", "url = \"${B}\"\n", "header = { \"ü\" = 1 }\n",
+            "[[site.handle]]\n", "[[site.error]]\n", "[[site.route.handle]]\n",
+            "[[site.handle.handle]]\n", "[site.handle.proxy]\n", "[site.handle.match]\n",
+            "respond = \"{hots}\"\n", "files = true\n", "redirect = \"/{uri}\"\n",
+            "match = { path = \"/x\", not = {} }\n", "encode = {}\n", "handle = [{}]\n",
+            "rate_limit = { requests = 1 }\n", "try_files = [\"{path}\"]\n", "error = 404\n",
+            "basic_auth = { users = { a = \"$2b$***\" } }\n", "canonical_host = \"a.test\"\n",
+            "error_pages = { \"5xx\" = \"/x.html\" }\n", "request_header = { set = {} }\n",
+            "any = [{}]\n", "group = \"g\"\n", "port = 80\n", "map = { default = { x = \"{x}\" } }\n",
             "release = { blue = \"\" }\n", "wait = [\"1s\"]\n", "budget = \"+\"\n", "= = =\n",
             "a.b.c = 1\n", "\"\" = ''\n", "x = \"\"\"\n", "live = \"green\"\n", "\u{feff}", "\r",
         ]).prop_map(str::to_owned),

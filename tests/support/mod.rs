@@ -5,10 +5,12 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
+pub mod ca;
 pub mod clients;
 pub mod counts;
 pub mod journal;
 pub mod origin;
+pub mod raw;
 
 use std::collections::BTreeSet;
 use std::fs;

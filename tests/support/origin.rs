@@ -15,7 +15,9 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -59,15 +61,52 @@ impl Origin {
                 let Ok((socket, _)) = listener.accept().await else {
                     continue;
                 };
+                let _ = socket.set_nodelay(true);
                 tokio::spawn(serve(name, socket, Arc::clone(&state)));
+            }
+        });
+        Ok(origin)
+    }
+
+    /// The same over TLS.
+    pub async fn start_tls(
+        name: &'static str,
+        addr: SocketAddr,
+        config: Arc<rustls::ServerConfig>,
+    ) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(addr).await?;
+        let origin = Self {
+            addr: listener.local_addr()?,
+            state: Arc::default(),
+        };
+        let state = Arc::clone(&origin.state);
+        let acceptor = TlsAcceptor::from(config);
+        tokio::spawn(async move {
+            loop {
+                let Ok((socket, _)) = listener.accept().await else {
+                    continue;
+                };
+                let (acceptor, state) = (acceptor.clone(), Arc::clone(&state));
+                tokio::spawn(async move {
+                    match acceptor.accept(socket).into_fallible().await {
+                        Ok(socket) => serve(name, socket, state).await,
+                        // A client that was refused, or one that refused. It learns why only if
+                        // what it sent meanwhile does not reset the connection.
+                        Err((_, mut socket)) => {
+                            let _ = tokio::io::copy(&mut socket, &mut tokio::io::sink()).await;
+                        }
+                    }
+                });
             }
         });
         Ok(origin)
     }
 }
 
-async fn serve(name: &'static str, socket: TcpStream, state: Arc<State>) {
-    let _ = socket.set_nodelay(true);
+async fn serve<S>(name: &'static str, socket: S, state: Arc<State>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     state.open.fetch_add(1, Ordering::SeqCst);
     let counted = Arc::clone(&state);
     let service = service_fn(move |request| answer(name, request, Arc::clone(&counted)));
@@ -128,6 +167,7 @@ async fn answer(
         // The connection ends without an answer.
         "/close" => return Err("closed on purpose".into()),
         "/truncated" => truncated(),
+        "/trailers" => trailers(),
         _ => match path.strip_prefix("/bytes/").and_then(|n| n.parse().ok()) {
             Some(count) => zeros(count),
             None => match path
@@ -229,6 +269,20 @@ fn truncated() -> Response<Body> {
     response
         .headers_mut()
         .insert("content-length", 1_000.into());
+    response
+}
+
+/// Text, then a trailer.
+fn trailers() -> Response<Body> {
+    let mut fields = http::HeaderMap::new();
+    fields.insert("x-end", HeaderValue::from_static("1"));
+    let items = futures_util::stream::iter([
+        Ok(Frame::data(Bytes::from("a line of text\n".repeat(1_000)))),
+        Ok(Frame::trailers(fields)),
+    ]);
+    let mut response = Response::new(BodyExt::boxed(StreamBody::new(items)));
+    let kind = HeaderValue::from_static("text/plain");
+    response.headers_mut().insert("content-type", kind);
     response
 }
 

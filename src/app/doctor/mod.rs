@@ -18,7 +18,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::clock;
-use crate::config::{self, Config};
+use crate::compat;
+use crate::config::Config;
 use crate::http::Resolver;
 use crate::model::{Color, Endpoint, UpstreamAddr};
 use crate::switch::journal;
@@ -83,7 +84,7 @@ impl Finding {
 /// Looks at everything. `file`: the configuration; `running`: a daemon answers on the admin
 /// socket, so that its ports and its state folder are taken by it.
 pub async fn doctor(file: &Path, running: bool) -> Vec<Finding> {
-    let config = match config::load(file) {
+    let config = match compat::load(file) {
         Ok(config) => config,
         Err(errors) => {
             let each = errors.0.iter().map(|error| {
@@ -407,7 +408,8 @@ mod tests {
 
     fn config(text: &str) -> Config {
         let site = "[[site]]\nhosts = [\"a.example\"]\nupstream = [\"127.0.0.1:1\"]\n";
-        config::load_str("cutover.toml", &format!("{text}\n{site}")).expect("a configuration")
+        crate::config::load_str("cutover.toml", &format!("{text}\n{site}"))
+            .expect("a configuration")
     }
 
     fn worst(found: &[Finding]) -> Level {

@@ -119,6 +119,12 @@ pub(crate) enum Verb {
         #[arg(long)]
         repair: bool,
     },
+    /// Hash a password for basic_auth: typed twice, or one line from stdin; needs no daemon
+    HashPassword {
+        /// With bcrypt, as Caddy does [default: argon2id]
+        #[arg(long)]
+        bcrypt: bool,
+    },
     /// List certificates with what is planned for them, or order one now
     Certs {
         #[command(subcommand)]
@@ -146,6 +152,14 @@ pub(crate) enum Verb {
     Explain(Explain),
     /// Exit with 0 if this instance is ready: for a container's health check
     Ready,
+    /// Write a Caddyfile as cutover.toml; every line without an equivalent is named
+    Adapt {
+        /// Caddyfile
+        file: PathBuf,
+        /// Write it there instead of to stdout; a file that is there stays
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     #[command(flatten)]
     Later(Later),
 }
@@ -242,13 +256,6 @@ pub(crate) enum Later {
         #[arg(long = "service", value_name = "S")]
         services: Vec<String>,
     },
-    /// Translate a Caddyfile or nginx.conf (not in this version)
-    Adapt {
-        /// File to translate
-        file: PathBuf,
-    },
-    /// Hash a password for basic auth (not in this version)
-    HashPassword,
     /// Remove idle containers (not in this version)
     Cleanup,
     /// Return to one container per service (not in this version)
@@ -260,8 +267,6 @@ impl Later {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Deploy { .. } => "deploy",
-            Self::Adapt { .. } => "adapt",
-            Self::HashPassword => "hash-password",
             Self::Cleanup => "cleanup",
             Self::Reset => "reset",
         }

@@ -6,6 +6,7 @@ use cutover::admin::client::Client;
 use cutover::admin::socket;
 use cutover::admin::wire::{ControlError, ErrorCode, Operation};
 use cutover::app::{Finding, Level};
+use cutover::compat;
 use cutover::config::{self, Found};
 
 use crate::output::Output;
@@ -23,7 +24,7 @@ pub(crate) async fn doctor(
         Some(client) => client.status().await.is_ok(),
         None => false,
     };
-    let Found::File(file) = config::find(config) else {
+    let (Found::File(file) | Found::Caddyfile(file)) = config::find(config) else {
         return output.error(ControlError::new(
             ErrorCode::Usage,
             "there is no cutover.toml here nor in /etc/cutover: name one with --config",
@@ -63,7 +64,7 @@ async fn by_the_daemon(output: &Output, client: &Client) -> u8 {
 /// Without a daemon the journal is this process's for a moment.
 fn by_hand(output: &Output, file: &Path) -> u8 {
     let failed = |message: String| output.error(ControlError::new(ErrorCode::Failed, message));
-    let config = match config::load(file) {
+    let config = match compat::load(file) {
         Ok(config) => config,
         Err(errors) => {
             return output.error(

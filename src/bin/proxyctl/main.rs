@@ -3,12 +3,14 @@
 //! Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 a waiting switch was rolled back, 5 the
 //! daemon cannot be reached; 130 when Ctrl-C detached from a call that the daemon goes on with.
 
+mod adapt;
 mod args;
 mod certs;
 mod doctor;
 mod drain;
 mod explain;
 mod follow;
+mod hash_password;
 mod history;
 mod judge;
 mod offline;

@@ -13,7 +13,7 @@ pub(crate) fn explain(
     file: &Path,
     request: &ExplainRequest,
 ) -> Result<ExplainReport, ControlError> {
-    let config = cutover::config::load(file).map_err(|diagnostics| {
+    let config = cutover::compat::load(file).map_err(|diagnostics| {
         ControlError::new(
             ErrorCode::InvalidConfig,
             format!("{} has errors", file.display()),

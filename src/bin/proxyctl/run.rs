@@ -15,7 +15,9 @@ use crate::args::{Certs, Cli, Explain, Notify, OnOff, Switch, Verb};
 use crate::follow::Follower;
 use crate::output::Output;
 use crate::text::{Line, Style};
-use crate::{certs, doctor, drain, explain, history, judge, offline, table, watch};
+use crate::{
+    adapt, certs, doctor, drain, explain, hash_password, history, judge, offline, table, watch,
+};
 
 /// Does what was asked; the exit code.
 pub(crate) async fn run(cli: Cli) -> u8 {
@@ -25,6 +27,8 @@ pub(crate) async fn run(cli: Cli) -> u8 {
             ErrorCode::Unsupported,
             format!("`{}` is not in this version yet", later.name()),
         )),
+        Verb::HashPassword { bcrypt } => hash_password::hash_password(&output, bcrypt).await,
+        Verb::Adapt { file, out } => adapt::adapt(&output, &file, out.as_deref()),
         Verb::Doctor { config, repair } => {
             let addr = cli.common.addr.as_deref();
             doctor::doctor(&output, addr, config.as_deref(), repair).await
@@ -161,7 +165,9 @@ async fn ask(verb: Verb, client: &Client, output: &Output) -> u8 {
             output.lines([&Line::new().with(Style::Good, "ready")]);
         }),
         // `run` has answered these.
-        Verb::Later(_) | Verb::Doctor { .. } => ErrorCode::Unsupported.exit_code(),
+        Verb::Later(_) | Verb::Doctor { .. } | Verb::Adapt { .. } | Verb::HashPassword { .. } => {
+            ErrorCode::Unsupported.exit_code()
+        }
     }
 }
 

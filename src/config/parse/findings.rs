@@ -7,7 +7,8 @@ use crate::config::{Config, Diagnostic, Diagnostics, Inactive, Severity};
 
 /// Errors, warnings and inactive keys, collected in any order.
 pub(super) struct Findings<'a> {
-    file: &'a str,
+    /// Where each file begins, in bytes of the text.
+    files: Vec<(usize, &'a str)>,
     text: &'a str,
     /// Where each line starts, in bytes.
     lines: Vec<usize>,
@@ -31,10 +32,10 @@ struct Found {
 }
 
 impl<'a> Findings<'a> {
-    pub(super) fn new(file: &'a str, text: &'a str, torn: bool) -> Self {
+    pub(super) fn new(files: &[(usize, &'a str)], text: &'a str, torn: bool) -> Self {
         let ends = text.match_indices('\n').map(|(at, _)| at + 1);
         Self {
-            file,
+            files: files.to_vec(),
             text,
             lines: std::iter::once(0).chain(ends).collect(),
             torn,
@@ -51,7 +52,7 @@ impl<'a> Findings<'a> {
 
     /// Nothing on the line of this place is to be trusted.
     pub(super) fn torn(&self, at: usize) {
-        let line = self.line(at);
+        let line = self.line_of_all(at);
         self.torn_lines.borrow_mut().insert(line);
     }
 
@@ -75,9 +76,21 @@ impl<'a> Findings<'a> {
         self.inactive.borrow_mut().push((at, inactive));
     }
 
-    /// Line of a place, from 1.
+    /// Line of a place in its file, from 1.
     pub(super) fn line(&self, at: usize) -> usize {
+        let (start, _) = self.file(at);
+        self.line_of_all(at) + 1 - self.line_of_all(start)
+    }
+
+    fn line_of_all(&self, at: usize) -> usize {
         self.lines.partition_point(|start| *start <= at).max(1)
+    }
+
+    /// Where the file of a place begins, and its name.
+    fn file(&self, at: usize) -> (usize, &'a str) {
+        let after = self.files.partition_point(|(start, _)| *start <= at);
+        let found = self.files.get(after.saturating_sub(1));
+        found.copied().unwrap_or_default()
     }
 
     /// The name most like `wrong`, if one is like it at all.
@@ -110,18 +123,18 @@ impl<'a> Findings<'a> {
         let mut found = self.found.take();
         // A line that is no TOML says nothing reliable about the keys on it.
         let torn = self.torn_lines.take();
-        found.retain(|f| f.is_syntax || !torn.contains(&self.line(f.at)));
+        found.retain(|f| f.is_syntax || !torn.contains(&self.line_of_all(f.at)));
         found.sort_by_key(|f| f.at);
 
         let mut place = Place::default();
         let (mut errors, mut warnings) = (Vec::new(), Vec::new());
         for f in found {
-            let line = self.line(f.at);
+            let start = self.lines[self.line_of_all(f.at) - 1];
             let diagnostic = Diagnostic {
                 severity: f.severity,
-                file: self.file.to_owned(),
-                line,
-                column: place.column(self.text, self.lines[line - 1], f.at),
+                file: self.file(f.at).1.to_owned(),
+                line: self.line(f.at),
+                column: place.column(self.text, start, f.at),
                 key: f.key,
                 message: f.message,
             };

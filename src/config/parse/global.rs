@@ -10,8 +10,9 @@ use super::tree::{Value, quoted};
 use super::value::{self, Parsed};
 use crate::config::{
     AccessLog, Acme, AcmeFallback, Config, Docker, DockerSocket, Eab, History, IpSet, Limits,
-    Listen, Log, Maintenance, Notify, NotifyEvent, NotifyKind, Timeouts, schema,
+    Listen, Log, LogFormat, Maintenance, Notify, NotifyEvent, NotifyKind, Rotate, Timeouts, schema,
 };
+use crate::model::PathPattern;
 
 /// Longest path of a unix socket: `sun_path` less its ending zero (unix(7)).
 const SOCKET_PATH: usize = 107;
@@ -102,6 +103,14 @@ fn listen(section: Option<Section<'_>>) -> Listen {
              Internet",
         );
     }
+    let announced = &mut listen.proxy_protocol.0;
+    section.set_list("proxy_protocol", announced, "networks", value::network);
+    if announced.iter().any(|net| net.prefix_len() == 0) {
+        section.warning(
+            "proxy_protocol",
+            "every client must begin with a header and may claim any address in it",
+        );
+    }
     listen
 }
 
@@ -183,6 +192,7 @@ fn limits(section: Option<Section<'_>>) -> Limits {
     }
     let many = |from| whole_usize(from, 10_000_000);
     section.set("connections", &mut limits.connections, many(1));
+    limits.connections_per_client = section.value("connections_per_client", many(1));
     section.set(
         "upstream_keep_alive",
         &mut limits.upstream_keep_alive,
@@ -256,7 +266,59 @@ fn access_log(section: &Section<'_>) -> AccessLog {
     section.set("enabled", &mut access.enabled, value::boolean);
     section.set("sample", &mut access.sample, value::rate);
     access.file = section.value("file", value::path);
+    let formats = [
+        LogFormat::Cutover,
+        LogFormat::Common,
+        LogFormat::Combined,
+        LogFormat::Caddy,
+    ];
+    let formats = formats.map(|format| (format.as_str(), format));
+    section.set("format", &mut access.format, value::word(&formats));
+    let skipped = section.list("skip", "paths and statuses", skipped);
+    for (_, skipped) in skipped.unwrap_or_default() {
+        match skipped {
+            Skipped::Path(path) => access.skip.paths.push(path),
+            Skipped::Status(range) => access.skip.statuses.push(range),
+        }
+    }
+    access.rotate = section
+        .section("rotate", &schema::LOG_ROTATE)
+        .map(|rotate| {
+            if access.file.is_none() {
+                section.warning("rotate", "has no effect without file");
+            }
+            read_rotate(&rotate)
+        });
     access
+}
+
+enum Skipped {
+    Path(PathPattern),
+    Status((u16, u16)),
+}
+
+fn skipped(value: &Value) -> Parsed<Skipped> {
+    match value {
+        Value::Text { text, .. } if text.starts_with('/') => {
+            value::parsed::<PathPattern>("")(value).map(Skipped::Path)
+        }
+        _ => value::status(value).map(Skipped::Status).map_err(|_| {
+            let found = value.describe();
+            format!("expected a path such as \"/healthz\" or a status such as \"200-299\", found {found}")
+        }),
+    }
+}
+
+fn read_rotate(section: &Section<'_>) -> Rotate {
+    let mut rotate = Rotate::default();
+    let size = section.value("size", value::size(1024..=1 << 40));
+    if let Some(size) = size.and_then(|size| u64::try_from(size).ok()) {
+        rotate.size = size;
+    }
+    rotate.age = section.value("age", value::some_time);
+    section.set("keep", &mut rotate.keep, whole_usize(0, 100_000));
+    section.set("compress", &mut rotate.compress, value::boolean);
+    rotate
 }
 
 fn acme(section: Option<Section<'_>>) -> Acme {

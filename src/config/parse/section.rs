@@ -75,6 +75,31 @@ impl<'a> Section<'a> {
         self.entries.iter().find(|entry| entry.name == key)
     }
 
+    /// Whether it is one of these tables.
+    pub(super) fn is(&self, schema: &'static Table) -> bool {
+        self.schema.path == schema.path
+    }
+
+    /// Whether every key in here is one that may be here.
+    pub(super) fn is_known(&self) -> bool {
+        (self.entries.iter()).all(|entry| self.schema.keys.iter().any(|key| key.name == entry.name))
+    }
+
+    /// The values of a table whose keys are free. Wrong ones are reported and left out.
+    pub(super) fn fields<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&Value) -> Parsed<T>,
+    ) -> Vec<(&'a Entry, T)> {
+        let path = self.key(key);
+        (self.table(key).unwrap_or_default().iter())
+            .filter_map(|entry| {
+                let value = self.read(&entry.node, &join(&path, &entry.name), &parse)?;
+                Some((entry, value))
+            })
+            .collect()
+    }
+
     /// The first of two keys if the file has it, else the second: where to show that they
     /// contradict each other.
     pub(super) fn first_of(&self, key: &'static str, other: &'static str) -> &'static str {

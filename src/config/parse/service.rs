@@ -1,6 +1,7 @@
 //! `[service.NAME]`, and the services that the short form of a site stands for.
 
-use std::collections::{BTreeMap, HashSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use http::HeaderName;
 
@@ -8,6 +9,7 @@ use super::findings::Findings;
 use super::rollback;
 use super::section::Section;
 use super::site::Head;
+use super::transport;
 use super::tree::{Entry, Node, Value, join, quoted};
 use super::value::{self, Parsed};
 use crate::config::render::in_words;
@@ -27,38 +29,38 @@ pub(super) struct Names<'a> {
     written: BTreeMap<&'a str, &'a Entry>,
     /// In order; the position is the [`ServiceIndex`].
     all: BTreeMap<String, ServiceIndex>,
+    /// Services that an `upstream` stands for: the line of the first that does, and its pool.
+    implied: BTreeMap<String, Implied>,
+    /// By the place of the list of upstreams: which of them it stands for.
+    places: HashMap<usize, String>,
+    /// What was resolved.
+    used: RefCell<HashSet<ServiceIndex>>,
     /// `service` is there but is no table: which names it has is unknown.
     unreadable: bool,
 }
 
+/// A service that stands for the upstreams of a site, route or step.
+struct Implied {
+    at: usize,
+    upstreams: Vec<UpstreamAddr>,
+}
+
 impl<'a> Names<'a> {
-    /// Names of the tables, and of the first hosts of sites in the short form.
+    /// Names of the tables, and those that stand for the upstreams of sites, routes and steps.
     pub(super) fn collect(root: &Section<'a>, sites: &[Head<'a>]) -> Self {
         let tables = root.table("service");
         let written: BTreeMap<_, _> = (tables.unwrap_or_default().iter())
             .map(|entry| (entry.name.as_str(), entry))
             .collect();
-        let mut names: BTreeMap<_, _> = (written.keys())
-            .map(|name| ((*name).to_owned(), ServiceIndex(0)))
-            .collect();
+        let mut implied = BTreeMap::new();
+        let mut places = HashMap::new();
         for head in sites {
-            let Some(name) = &head.short_name else {
-                continue;
-            };
-            if let Some(entry) = written.get(name.as_str()) {
-                let line = root.out.line(entry.at);
-                head.section.error(
-                    "upstream",
-                    format!(
-                        "stands for a service named after the first host, {}, but line {line} has \
-                         a service of that name; write service = {} instead, or rename that one",
-                        quoted(name),
-                        quoted(name),
-                    ),
-                );
-            }
-            names.insert(name.clone(), ServiceIndex(0));
+            imply(head, &mut implied, &mut places);
         }
+        let mut names: BTreeMap<_, _> = (written.keys().map(|name| (*name).to_owned()))
+            .chain(implied.keys().cloned())
+            .map(|name| (name, ServiceIndex(0)))
+            .collect();
         for (n, index) in names.values_mut().enumerate() {
             *index = ServiceIndex(n);
         }
@@ -66,6 +68,9 @@ impl<'a> Names<'a> {
             out: root.out,
             written,
             all: names,
+            implied,
+            places,
+            used: RefCell::default(),
             unreadable: root.entry("service").is_some() && tables.is_none(),
         }
     }
@@ -75,6 +80,7 @@ impl<'a> Names<'a> {
     pub(super) fn resolve(&self, section: &Section<'_>) -> Option<ServiceIndex> {
         let name = section.value("service", value::text)?;
         if let Some(index) = self.all.get(&name) {
+            self.used.borrow_mut().insert(*index);
             return Some(*index);
         }
         if self.unreadable {
@@ -101,26 +107,103 @@ impl<'a> Names<'a> {
         self.written.get(name).copied()
     }
 
-    /// The index of a name that was collected.
-    pub(super) fn index(&self, name: &str) -> Option<ServiceIndex> {
-        self.all.get(name).copied()
+    /// The service that the key `upstream` of a table stands for; what is wrong with the list is
+    /// reported.
+    pub(super) fn implied(&self, section: &Section<'_>) -> Option<ServiceIndex> {
+        slot(section, "upstream")?;
+        let name = self.places.get(&section.place("upstream"))?;
+        let index = self.all.get(name).copied()?;
+        self.used.borrow_mut().insert(index);
+        Some(index)
+    }
+
+    /// Whether something leads to a service.
+    pub(super) fn is_used(&self, name: &ServiceName) -> bool {
+        let index = self.all.get(name.as_str());
+        index.is_some_and(|index| self.used.borrow().contains(index))
+    }
+
+    /// Where errors go.
+    pub(super) fn out(&self) -> &'a Findings<'a> {
+        self.out
     }
 }
 
-/// All services, in the order of their names.
-pub(super) fn read(
-    root: &Section<'_>,
-    names: &Names<'_>,
-    sites: &[Head<'_>],
-    defaults: &Rollback,
-) -> Vec<Service> {
-    let mut services: BTreeMap<&str, Service> = BTreeMap::new();
-    for head in sites {
-        if let Some(name) = &head.short_name {
-            let mut service = empty(name, defaults);
-            service.slots[Color::Blue.index()].clone_from(&head.short_slot);
-            services.insert(name, service);
+/// Names the services that the upstreams of a site stand for. Its own are named after its first
+/// host; those of its routes and steps after that and their first upstream, so that an edit
+/// elsewhere renames none: the journal knows services by name. The same upstreams in one site are
+/// one service.
+fn imply(
+    head: &Head<'_>,
+    implied: &mut BTreeMap<String, Implied>,
+    places: &mut HashMap<usize, String>,
+) {
+    let own = head
+        .section
+        .entry("upstream")
+        .map(|entry| (&entry.node, true));
+    let others = head.scan.upstreams.iter().map(|list| (*list, false));
+    for (list, is_own) in own.into_iter().chain(others) {
+        let upstreams = addresses(list);
+        let Some(first) = upstreams.first() else {
+            continue;
+        };
+        let base = head.base_name();
+        let wanted = match is_own {
+            true => base,
+            false => format!("{base}-{}", in_name(first)),
+        };
+        let is_free = |name: &String| {
+            let known = implied.get(name);
+            known.is_none_or(|known| known.upstreams == upstreams)
+        };
+        let numbered = (2..).map(|n| format!("{wanted}-{n}"));
+        let name = std::iter::once(wanted.clone())
+            .chain(numbered)
+            .find(is_free);
+        let name = name.unwrap_or(wanted);
+        places.insert(list.at, name.clone());
+        implied.entry(name).or_insert(Implied {
+            at: list.at,
+            upstreams,
+        });
+    }
+}
+
+/// The upstreams of a list, each once, without a word about wrong ones.
+fn addresses(list: &Node) -> Vec<UpstreamAddr> {
+    let mut upstreams = Vec::new();
+    if let Value::List(items) = &list.value {
+        for item in items {
+            if let Value::Text { text, .. } = &item.value
+                && let Ok(upstream) = text.parse()
+                && !upstreams.contains(&upstream)
+            {
+                upstreams.push(upstream);
+            }
         }
+    }
+    upstreams
+}
+
+/// An address in the letters of a name.
+fn in_name(upstream: &UpstreamAddr) -> String {
+    let text = upstream.to_string().replace("://", "-").replace(":/", "-");
+    let bare = text.chars().filter(|c| !"[]".contains(*c));
+    bare.map(|c| match c.is_ascii_alphanumeric() || "-_.:".contains(c) {
+        true => c,
+        false => '-',
+    })
+    .collect()
+}
+
+/// All services, in the order of their names.
+pub(super) fn read(root: &Section<'_>, names: &Names<'_>, defaults: &Rollback) -> Vec<Service> {
+    let mut services: BTreeMap<&str, Service> = BTreeMap::new();
+    for (name, implied) in &names.implied {
+        let mut service = empty(name, defaults);
+        service.slots[Color::Blue.index()] = Some(implied.slot());
+        services.insert(name, service);
     }
     for entry in names.written.values().copied() {
         let path = join("service", &entry.name);
@@ -138,29 +221,49 @@ pub(super) fn read(
             root.out.error(entry.at, &path, message);
         }
         let section = root.child(&schema::SERVICE, path, entry.at, entries);
-        services.insert(&entry.name, one(&section, &entry.name, defaults));
+        let implied = names.implied.get(&entry.name);
+        services.insert(&entry.name, one(&section, &entry.name, defaults, implied));
     }
     services.into_values().collect()
 }
 
-fn empty(name: &str, rollback: &Rollback) -> Service {
-    Service {
-        name: ServiceName::from(name),
-        stack: StackName::from("default"),
-        live: None,
-        slots: [None, None],
-        docker: None,
-        balance: Balance::default(),
-        health: Health::default(),
-        eject: Eject::default(),
-        switch: Switch::default(),
-        rollback: rollback.clone(),
+impl Implied {
+    fn slot(&self) -> Slot {
+        Slot {
+            upstreams: self.upstreams.clone(),
+            release: None,
+        }
     }
 }
 
-fn one(section: &Section<'_>, name: &str, defaults: &Rollback) -> Service {
+fn empty(name: &str, rollback: &Rollback) -> Service {
+    Service {
+        rollback: rollback.clone(),
+        ..Service::new(name)
+    }
+}
+
+fn one(
+    section: &Section<'_>,
+    name: &str,
+    defaults: &Rollback,
+    implied: Option<&Implied>,
+) -> Service {
     let mut service = empty(name, defaults);
     service.slots = [slot(section, "blue"), slot(section, "green")];
+    if let Some(implied) = implied {
+        let line = section.out.line(implied.at);
+        for key in ["blue", "docker"] {
+            if section.entry(key).is_some() {
+                let message = format!(
+                    "the upstream in line {line} is the blue slot of this service; remove one of \
+                     them, or rename this service"
+                );
+                section.error(key, message);
+            }
+        }
+        service.slots[Color::Blue.index()] = Some(implied.slot());
+    }
     service.docker = docker(section);
     releases(section, &mut service);
     section.set("stack", &mut service.stack, |v| {
@@ -169,7 +272,8 @@ fn one(section: &Section<'_>, name: &str, defaults: &Rollback) -> Service {
     section.set("balance", &mut service.balance, balance);
     let colors = [("blue", Color::Blue), ("green", Color::Green)];
     service.live = section.value("live", value::word(&colors));
-    check_slots(section, &service);
+    check_slots(section, &service, implied.is_some());
+    transport::read(section, &mut service);
     if let Some(health) = section.section("health", &schema::HEALTH) {
         service.health = read_health(&health);
     }
@@ -249,8 +353,10 @@ fn releases(section: &Section<'_>, service: &mut Service) {
     }
 }
 
-fn check_slots(section: &Section<'_>, service: &Service) {
-    let written = |color: &'static str| section.entry(color).is_some();
+fn check_slots(section: &Section<'_>, service: &Service, has_blue: bool) {
+    let written = |color: &'static str| {
+        section.entry(color).is_some() || (has_blue && color == Color::Blue.as_str())
+    };
     let by_docker = section.entry("docker").is_some();
     if !written("blue") && !written("green") && !by_docker {
         section.missing("has no upstreams; give blue = [\"app:3000\"], and green to switch to");
@@ -289,6 +395,7 @@ fn balance(value: &Value) -> Parsed<Balance> {
         ("least_conn", Some(Balance::LeastConn)),
         ("round_robin", Some(Balance::RoundRobin)),
         ("random", Some(Balance::Random)),
+        ("first", Some(Balance::First)),
         ("ip_hash", Some(Balance::IpHash)),
         ("cookie", Some(Balance::Cookie)),
         // Never chosen: the form is taken above, the entry only names it.

@@ -1,20 +1,23 @@
 //! `[[site]]` and `[[site.route]]`: hosts, certificates, and which service takes what.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
-
-use super::global::networks;
+use super::route;
 use super::section::Section;
-use super::service::{Names, slot};
-use super::tree::{Value, join, quoted};
+use super::service::Names;
+use super::step::scan::Scan;
+use super::step::sugar::Handlers;
+use super::step::{Scope, all_end, answers};
+use super::tree::{Value, join};
 use super::value::{self, Parsed};
+use crate::config::step::Step;
 use crate::config::{
-    ClientAuth, ClientAuthMode, Config, Hsts, Route, ServiceIndex, Site, Slot, Tls, TlsVersion,
-    ValueMatch, schema,
+    ClientAuth, ClientAuthMode, Config, Hsts, IpSet, Listen, Route, ServiceIndex, Site, Tls,
+    TlsVersion, schema,
 };
-use crate::model::{HostPattern, PathPattern};
+use crate::model::HostPattern;
 
 /// What is known of a site before the services are: enough to name the one that its short
 /// form stands for.
@@ -22,10 +25,23 @@ pub(super) struct Head<'a> {
     pub(super) section: Section<'a>,
     hosts: Vec<(usize, HostPattern)>,
     default: bool,
-    /// With `upstream`: the name of the service that it stands for.
-    pub(super) short_name: Option<String>,
-    /// With `upstream`: its blue slot.
-    pub(super) short_slot: Option<Slot>,
+    port: Option<u16>,
+    /// What is known of its steps before they are read.
+    pub(super) scan: Scan<'a>,
+}
+
+impl Head<'_> {
+    /// What services are named after that it does not name itself.
+    pub(super) fn base_name(&self) -> String {
+        let host = match self.hosts.first() {
+            Some((_, host)) => host.to_string(),
+            None => "default".to_owned(),
+        };
+        match self.port {
+            Some(port) => format!("{host}:{port}"),
+            None => host,
+        }
+    }
 }
 
 /// The first pass over the sites.
@@ -53,17 +69,14 @@ fn head(section: Section<'_>) -> Head<'_> {
         );
     }
     let hosts = hosts.unwrap_or_default();
-    let short_slot = slot(&section, "upstream");
-    let short_name = short_slot.is_some().then(|| match hosts.first() {
-        Some((_, host)) => host.to_string(),
-        None => "default".to_owned(),
-    });
+    let port = section.value("port", value::whole(1..=u16::MAX));
+    let scan = Scan::site(section.entries);
     Head {
         section,
         hosts,
         default,
-        short_name,
-        short_slot,
+        port,
+        scan,
     }
 }
 
@@ -74,37 +87,41 @@ pub(super) fn read(
     names: &Names<'_>,
     config: &mut Config,
 ) {
-    let mut taken: HashMap<HostPattern, usize> = HashMap::new();
-    let mut default: Option<usize> = None;
-    let mut used = vec![false; config.services.len()];
+    let mut taken: HashMap<(HostPattern, Option<u16>), usize> = HashMap::new();
+    let mut defaults: HashMap<Option<u16>, usize> = HashMap::new();
     for head in heads {
         for (at, host) in &head.hosts {
-            if let Some(first) = taken.get(host) {
-                let line = root.out.line(*first);
-                let message = format!("{host} is a host of the site in line {line} already");
-                root.out.error(*at, &head.section.key("hosts"), message);
-            } else {
-                taken.insert(host.clone(), *at);
+            match taken.entry((host.clone(), head.port)) {
+                Entry::Occupied(first) => {
+                    let line = root.out.line(*first.get());
+                    let message = format!("{host} is a host of the site in line {line} already");
+                    root.out.error(*at, &head.section.key("hosts"), message);
+                }
+                Entry::Vacant(free) => {
+                    free.insert(*at);
+                }
             }
         }
         if head.default {
-            if let Some(first) = default {
-                let line = root.out.line(first);
-                let message = format!("the site in line {line} is the default already");
-                head.section.error("default", message);
-            }
-            default = default.or(Some(head.section.at));
-        }
-        let site = one(head, names);
-        let targets = site.routes.iter().map(|route| route.service);
-        for ServiceIndex(n) in targets.chain(site.service) {
-            if let Some(used) = used.get_mut(n) {
-                *used = true;
+            match defaults.entry(head.port) {
+                Entry::Occupied(first) => {
+                    let line = root.out.line(*first.get());
+                    let message = format!("the site in line {line} is the default already");
+                    head.section.error("default", message);
+                }
+                Entry::Vacant(free) => {
+                    free.insert(head.section.at);
+                }
             }
         }
-        config.sites.push(site);
+        check_port(&head, &config.listen);
+        config.sites.push(one(head, names));
     }
-    for (service, _) in config.services.iter().zip(used).filter(|(_, used)| !used) {
+    for service in config
+        .services
+        .iter()
+        .filter(|service| !names.is_used(&service.name))
+    {
         if let Some(entry) = names.entry(service.name.as_str()) {
             let path = join("service", &entry.name);
             root.out
@@ -113,42 +130,48 @@ pub(super) fn read(
     }
 }
 
-fn one(head: Head<'_>, names: &Names<'_>) -> Site {
+/// A port that nobody listens on gets no requests; port 0 may become any.
+fn check_port(head: &Head<'_>, listen: &Listen) {
+    let Some(port) = head.port else { return };
+    let mut bound = listen.http.iter().chain(&listen.https);
+    if !bound.any(|address| address.port() == port || address.port() == 0) {
+        head.section.warning(
+            "port",
+            format!("gets no requests: no address of [listen] has port {port}"),
+        );
+    }
+}
+
+fn one<'a>(head: Head<'a>, names: &Names<'a>) -> Site {
     let Head {
         section,
         hosts,
         default,
-        short_name,
-        ..
+        port,
+        scan,
     } = head;
-    let named = names.resolve(&section);
-    if section.entry("service").is_some() && section.entry("upstream").is_some() {
-        section.error(
-            "upstream",
-            "stands for a service of its own; remove it or service",
-        );
-    }
-    let routes = routes(&section, names);
-    let takes_nothing = ["service", "upstream", "route"]
-        .into_iter()
-        .all(|key| section.entry(key).is_none());
-    if takes_nothing {
-        section.missing(
-            "leads nowhere; give service = \"NAME\", upstream = [\"app:3000\"] or a route",
-        );
-    }
-    let service = named.or_else(|| names.index(&short_name?));
-    let all = |route: &Route| route.path.is_none() && route.conditions() == 0;
-    if service.is_some() && routes.iter().any(all) {
-        section.out.warning(
-            section.at,
-            &section.path,
-            "a route without conditions takes everything: nothing is left for the site's service",
-        );
-    }
     let hosts: Vec<_> = hosts.into_iter().map(|(_, host)| host).collect();
+    let mapped: Vec<_> = scan.mapped.into_iter().collect();
+    let scope = Scope::new(names, &mapped);
+    let (mut steps, mut routes, service) = answering(&section, scope);
+    if let Some(step) = scope.canonical_host(&section, &hosts) {
+        steps.insert(0, step);
+    }
+    let mut errors = Vec::new();
+    if section.entry("error").is_some() {
+        errors = scope.of_errors().steps(&section, "error");
+    }
+    errors.extend(scope.error_pages(&section));
     let mut redirect = true;
-    section.set("redirect", &mut redirect, value::boolean);
+    if let Some(
+        Value::Boolean(_)
+        | Value::Text {
+            is_variable: true, ..
+        },
+    ) = section.entry("redirect").map(|entry| &entry.node.value)
+    {
+        section.set("redirect", &mut redirect, value::boolean);
+    }
     let tls = tls(&section, &hosts);
     let mut min_version = TlsVersion::default();
     let versions = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
@@ -156,17 +179,95 @@ fn one(head: Head<'_>, names: &Names<'_>) -> Site {
     let client_auth = client_auth(&section);
     let hsts = hsts(&section, &tls, redirect, &hosts);
     check_policy(&section, &tls, redirect);
+    routes.shrink_to_fit();
     Site {
         tls,
         min_version,
         client_auth,
         hsts,
         redirect,
+        port,
+        steps,
+        errors,
         hosts,
         default,
         routes,
         service,
     }
+}
+
+/// Who answers what comes to a site: its steps, its routes, what they leave.
+fn answering<'a>(
+    section: &Section<'a>,
+    scope: Scope<'_, 'a>,
+) -> (Vec<Step>, Vec<Route>, Option<ServiceIndex>) {
+    let mut service = scope.target_service(section);
+    let mut routes = route::read(section, scope);
+    let Handlers {
+        mut steps,
+        endpoint,
+    } = scope.handlers(section);
+    let leads = |key: &&'static str| section.entry(key).is_some();
+    let has_redirect = matches!(
+        section.entry("redirect").map(|entry| &entry.node.value),
+        Some(
+            Value::Table(_)
+                | Value::Text {
+                    is_variable: false,
+                    ..
+                }
+        )
+    );
+    let answering = [
+        "service",
+        "upstream",
+        "route",
+        "handle",
+        "files",
+        "try_files",
+        "respond",
+    ];
+    if !answering.iter().any(leads) && !has_redirect {
+        section.missing(
+            "leads nowhere; give service = \"NAME\", upstream = [\"app:3000\"], a route, or \
+             something that answers such as files or redirect",
+        );
+    }
+    let takes_all = |route: &Route| route.path.is_none() && route.conditions() == 0;
+    let left = service.is_some() || !endpoint.is_empty();
+    if left && routes.iter().any(takes_all) {
+        section.out.warning(
+            section.at,
+            &section.path,
+            "a route without conditions takes everything: nothing is left for the site's service",
+        );
+    } else if routes.is_empty() {
+        if left && all_end(&steps) {
+            let message = "its handle steps answer every request: nothing is left for its service";
+            section.out.warning(section.at, &section.path, message);
+        }
+        steps.extend(endpoint);
+    } else if !endpoint.is_empty() {
+        // What answers for the site takes what no route does, so it is a route like them.
+        routes.push(Route {
+            path: None,
+            methods: Vec::new(),
+            headers: Vec::new(),
+            query: Vec::new(),
+            client_ip: IpSet::default(),
+            steps: endpoint,
+            service: service.take(),
+        });
+    }
+    let only_steps = section.entry("handle").is_some() && service.is_none() && routes.is_empty();
+    if only_steps && !steps.is_empty() && !answers(&steps) {
+        section.out.warning(
+            section.at,
+            &section.path,
+            "none of its steps answers: every request gets 404",
+        );
+    }
+    (steps, routes, service)
 }
 
 fn tls(section: &Section<'_>, hosts: &[HostPattern]) -> Tls {
@@ -298,153 +399,12 @@ fn tls_files(section: &Section<'_>) -> Tls {
     }
 }
 
-fn routes(site: &Section<'_>, names: &Names<'_>) -> Vec<Route> {
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    let mut routes = Vec::new();
-    for section in site.sections("route", &schema::ROUTE) {
-        if section.entry("service").is_none() {
-            section.missing("leads nowhere; give service = \"NAME\"");
-        }
-        let (conditions, whole) = conditions(&section);
-        if whole {
-            match seen.get(&identity(&conditions)) {
-                Some(first) => {
-                    let line = site.out.line(*first);
-                    let message =
-                        format!("never reached: the route in line {line} has the same conditions");
-                    site.out.error(section.at, &section.path, message);
-                }
-                None => {
-                    seen.insert(identity(&conditions), section.at);
-                }
-            }
-        }
-        if let Some(service) = names.resolve(&section) {
-            routes.push(Route {
-                service,
-                ..conditions
-            });
-        }
-    }
-    routes
-}
-
-/// The conditions of a route, and whether all of them could be read.
-fn conditions(section: &Section<'_>) -> (Route, bool) {
-    let path = section.value("path", value::parsed::<PathPattern>(""));
-    let methods: Vec<_> = section
-        .one_or_list("method", method)
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(_, method)| method)
-        .collect();
-    let mut headers: Vec<(HeaderName, ValueMatch)> = Vec::new();
-    let mut whole = true;
-    for entry in section.table("header").unwrap_or_default() {
-        let path = join(&section.key("header"), &entry.name);
-        let value = section.read(&entry.node, &path, value_match);
-        match (HeaderName::try_from(entry.name.as_str()), value) {
-            (Err(_), _) => {
-                let message = "not the name of a header".to_owned();
-                section.out.error(entry.at, &path, message);
-            }
-            (Ok(name), _) if headers.iter().any(|(other, _)| *other == name) => {
-                let message = "twice in this route: header names have no case".to_owned();
-                section.out.error(entry.at, &path, message);
-            }
-            (Ok(name), Some(value)) => {
-                headers.push((name, value));
-                continue;
-            }
-            (Ok(_), None) => {}
-        }
-        whole = false;
-    }
-    // Header names have no case, so the order of the file's own spelling means nothing.
-    headers.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
-    let mut query = Vec::new();
-    for entry in section.table("query").unwrap_or_default() {
-        let path = join(&section.key("query"), &entry.name);
-        match section.read(&entry.node, &path, value_match) {
-            Some(value) => query.push((entry.name.clone(), value)),
-            None => whole = false,
-        }
-    }
-    let client_ip = networks(section, "client_ip");
-    for key in ["method", "client_ip"] {
-        if section.length(key) == Some(0) {
-            section.error(
-                key,
-                "an empty list would match nothing; remove it to match all",
-            );
-        }
-    }
-    whole &= path.is_some() == section.entry("path").is_some()
-        && methods.is_empty() == section.entry("method").is_none()
-        && client_ip.is_empty() == section.entry("client_ip").is_none();
-    let route = Route {
-        path,
-        methods,
-        headers,
-        query,
-        client_ip,
-        service: ServiceIndex(0),
-    };
-    (route, whole)
-}
-
-/// Equal for routes that match the same requests by the same words.
-fn identity(route: &Route) -> String {
-    let sorted = |mut list: Vec<String>| {
-        list.sort();
-        list.dedup();
-        list
-    };
-    let methods = sorted(route.methods.iter().map(Method::to_string).collect());
-    let headers = sorted(route.headers.iter().map(|h| format!("{h:?}")).collect());
-    let query = sorted(route.query.iter().map(|q| format!("{q:?}")).collect());
-    let networks = sorted(route.client_ip.0.iter().map(ToString::to_string).collect());
-    format!(
-        "{:?} {methods:?} {headers:?} {query:?} {networks:?}",
-        route.path
-    )
-}
-
-fn host(value: &Value) -> Parsed<HostPattern> {
+/// A host name or an address.
+pub(super) fn host(value: &Value) -> Parsed<HostPattern> {
     value::parsed("")(value).map_err(|error| match value {
         Value::Text { text, .. } if !text.is_ascii() => {
             format!("{error}; international names are written in their xn-- form (RFC 5891)")
         }
         _ => error,
-    })
-}
-
-fn method(value: &Value) -> Parsed<Method> {
-    let text = value::words(value)?;
-    match Method::from_bytes(text.as_bytes()) {
-        Ok(_) if text.bytes().any(|b| b.is_ascii_lowercase()) => Err(format!(
-            "methods have upper case; write \"{}\"",
-            text.to_ascii_uppercase()
-        )),
-        Ok(method) => Ok(method),
-        Err(_) => Err(format!("{} is not a method such as \"GET\"", quoted(&text))),
-    }
-}
-
-fn value_match(value: &Value) -> Parsed<ValueMatch> {
-    let text = match value {
-        Value::Text { text, .. } => text.as_str(),
-        other => {
-            return Err(format!(
-                "expected a text: \"*\" for any value, \"abc*\" for a beginning, or the exact \
-                 value; found {}",
-                other.describe()
-            ));
-        }
-    };
-    Ok(match text.strip_suffix('*') {
-        Some("") => ValueMatch::Present,
-        Some(prefix) => ValueMatch::Prefix(prefix.to_owned()),
-        None => ValueMatch::Exact(text.to_owned()),
     })
 }

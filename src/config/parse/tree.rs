@@ -136,3 +136,28 @@ pub(super) fn join(path: &str, name: &str) -> String {
         format!("{path}.{name}")
     }
 }
+/// Adds the entries of another text. Tables are put together and lists of tables appended; anything
+/// else stands in one text only.
+pub(super) fn merge(into: &mut Vec<Entry>, added: Vec<Entry>, path: &str, out: &Findings<'_>) {
+    for entry in added {
+        let Some(known) = into.iter_mut().find(|known| known.name == entry.name) else {
+            into.push(entry);
+            continue;
+        };
+        let path = join(path, &entry.name);
+        let is_tables = |list: &[Node]| {
+            let mut items = list.iter().map(|item| &item.value);
+            items.all(|item| matches!(item, Value::Table(_)))
+        };
+        match (&mut known.node.value, entry.node.value) {
+            (Value::Table(into), Value::Table(added)) => merge(into, added, &path, out),
+            (Value::List(into), Value::List(added)) if is_tables(into) && is_tables(&added) => {
+                into.extend(added);
+            }
+            _ => {
+                let message = "is given by the other file already; it stands in one of them";
+                out.error(entry.at, &path, message);
+            }
+        }
+    }
+}

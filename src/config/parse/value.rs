@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use http::Method;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::tree::{Value, quoted};
@@ -336,6 +337,19 @@ where
             }),
         other if form.is_empty() => wrong("a text", other),
         other => wrong(form, other),
+    }
+}
+
+/// A method, in upper case.
+pub(super) fn method(value: &Value) -> Parsed<Method> {
+    let text = words(value)?;
+    match Method::from_bytes(text.as_bytes()) {
+        Ok(_) if text.bytes().any(|b| b.is_ascii_lowercase()) => Err(format!(
+            "methods have upper case; write \"{}\"",
+            text.to_ascii_uppercase()
+        )),
+        Ok(method) => Ok(method),
+        Err(_) => Err(format!("{} is not a method such as \"GET\"", quoted(&text))),
     }
 }
 

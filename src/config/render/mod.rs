@@ -5,18 +5,19 @@
 //! Keys without effect in this version are printed only where they differ from their default,
 //! so that the result complains of no more than the file did.
 
+mod matcher;
+mod site;
+mod step;
 mod text;
+mod transport;
 
 use std::fmt::{Display, Write as _};
 
 pub(super) use self::text::in_words;
-use self::text::{
-    bare_or_quoted, duration, inline, list, matches, networks, number, path, size, text,
-};
+use self::text::{bare_or_quoted, duration, inline, list, networks, number, path, size, text};
 use super::{
-    Acme, AfterAction, Balance, ClientAuth, ClientAuthMode, Config, Docker, DockerSocket, Eab,
-    Health, History, Limits, Listen, Log, Maintenance, Notify, NotifyEvent, Probe, RescueBudget,
-    Rollback, Route, RuleAction, Service, ServiceIndex, Site, Tls, TlsVersion,
+    Acme, AfterAction, Balance, Config, Docker, DockerSocket, Eab, Health, History, Limits, Listen,
+    Log, Maintenance, Notify, NotifyEvent, Probe, RescueBudget, Rollback, RuleAction, Service,
 };
 use crate::model::Color;
 
@@ -60,92 +61,6 @@ impl Config {
         }
         out.0
     }
-
-    fn site(&self, out: &mut Writer, site: &Site) {
-        out.table("[[site]]");
-        out.key("hosts", list(site.hosts.iter().map(text)));
-        if site.default {
-            out.key("default", true);
-        }
-        out.key(
-            "tls",
-            match &site.tls {
-                Tls::Auto => text("auto"),
-                Tls::Internal => text("internal"),
-                Tls::Off => text("off"),
-                Tls::Files { cert, key } => {
-                    format!("{{ cert = {}, key = {} }}", path(cert), path(key))
-                }
-            },
-        );
-        if site.tls != Tls::Off {
-            let version = match site.min_version {
-                TlsVersion::V1_2 => "1.2",
-                TlsVersion::V1_3 => "1.3",
-            };
-            out.key("min_version", text(version));
-        }
-        if let Some(ClientAuth { mode, ca }) = &site.client_auth {
-            let mode = match mode {
-                ClientAuthMode::Require => "require",
-                ClientAuthMode::Optional => "optional",
-            };
-            out.key(
-                "client_auth",
-                format!("{{ mode = {}, ca = {} }}", text(mode), path(ca)),
-            );
-        }
-        if let Some(hsts) = site.hsts {
-            let (max_age, subdomains, preload) =
-                (duration(hsts.max_age), hsts.subdomains, hsts.preload);
-            out.key(
-                "hsts",
-                format!(
-                    "{{ max_age = {max_age}, subdomains = {subdomains}, preload = {preload} }}"
-                ),
-            );
-        }
-        out.key("redirect", site.redirect);
-        if let Some(index) = site.service {
-            out.key("service", self.service_name(index));
-        }
-        for route in &site.routes {
-            self.route(out, route);
-        }
-    }
-
-    fn route(&self, out: &mut Writer, route: &Route) {
-        out.table("[[site.route]]");
-        if let Some(path) = &route.path {
-            out.key("path", text(path));
-        }
-        if !route.methods.is_empty() {
-            out.key("method", list(route.methods.iter().map(text)));
-        }
-        let headers = route
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value));
-        let query = route
-            .query
-            .iter()
-            .map(|(name, value)| (name.as_str(), value));
-        for (key, matches) in [("header", matches(headers)), ("query", matches(query))] {
-            if let Some(matches) = matches {
-                out.key(key, matches);
-            }
-        }
-        if !route.client_ip.is_empty() {
-            out.key("client_ip", networks(&route.client_ip));
-        }
-        out.key("service", self.service_name(route.service));
-    }
-
-    fn service_name(&self, ServiceIndex(n): ServiceIndex) -> String {
-        self.services
-            .get(n)
-            .map_or_else(String::new, |service| text(&service.name))
-    }
 }
 
 /// Lines of TOML.
@@ -185,6 +100,7 @@ fn listen(out: &mut Writer, listen: &Listen) {
     out.key("ops_allow", networks(&listen.ops_allow));
     out.key("admin", path(&listen.admin));
     out.key("trusted_proxies", networks(&listen.trusted_proxies));
+    out.key("proxy_protocol", networks(&listen.proxy_protocol));
 }
 
 fn timeouts(out: &mut Writer, config: &Config) {
@@ -211,6 +127,9 @@ fn limits(out: &mut Writer, limits: &Limits) {
     out.key("request_head", size(limits.request_head_bytes));
     out.key("request_target", size(limits.request_target_bytes));
     out.key("connections", limits.connections);
+    if let Some(connections) = limits.connections_per_client {
+        out.key("connections_per_client", connections);
+    }
     out.key("upstream_keep_alive", limits.upstream_keep_alive);
     out.key("attempts", limits.attempts);
     out.key("held_requests", limits.held_requests);
@@ -240,6 +159,20 @@ fn log(out: &mut Writer, log: &Log) {
     out.key("sample", number(log.access.sample));
     if let Some(file) = &log.access.file {
         out.key("file", path(file));
+    }
+    out.key("format", text(log.access.format.as_str()));
+    let skip = &log.access.skip;
+    let statuses = skip.statuses.iter();
+    let statuses = statuses.map(|(from, to)| text(format!("{from}-{to}")));
+    out.key("skip", list(skip.paths.iter().map(text).chain(statuses)));
+    if let Some(rotate) = &log.access.rotate {
+        out.table("[log.access.rotate]");
+        out.key("size", rotate.size);
+        if let Some(age) = rotate.age {
+            out.key("age", duration(age));
+        }
+        out.key("keep", rotate.keep);
+        out.key("compress", rotate.compress);
     }
 }
 
@@ -370,11 +303,20 @@ fn render_service(out: &mut Writer, service: &Service) {
             Balance::LeastConn => "least_conn".to_owned(),
             Balance::RoundRobin => "round_robin".to_owned(),
             Balance::Random => "random".to_owned(),
+            Balance::First => "first".to_owned(),
             Balance::IpHash => "ip_hash".to_owned(),
             Balance::Cookie => "cookie".to_owned(),
             Balance::Header(name) => format!("header:{name}"),
         }),
     );
+    if let Some(sticky) = transport::sticky(&service.sticky) {
+        out.key("sticky", sticky);
+    }
+    out.key("keep_alive", service.keep_alive);
+    if let Some(version) = service.proxy_protocol {
+        out.key("proxy_protocol", text(version.as_str()));
+    }
+    transport::render(out, &header, service);
     out.table(format!("[{header}.health]"));
     health(out, &service.health);
     let eject = &service.eject;

@@ -83,6 +83,17 @@ pub(super) fn matches<'a>(
     (!pairs.is_empty()).then(|| format!("{{ {} }}", pairs.join(", ")))
 }
 
+/// `{ key = value, ... }` of keys as they are and values that are TOML already.
+pub(super) fn inline_table(fields: &[(String, String)]) -> String {
+    if fields.is_empty() {
+        return "{}".to_owned();
+    }
+    let pairs: Vec<_> = (fields.iter())
+        .map(|(key, value)| format!("{} = {value}", bare_or_quoted(key)))
+        .collect();
+    format!("{{ {} }}", pairs.join(", "))
+}
+
 pub(super) fn inline<'a>(
     fields: impl Iterator<Item = (&'a String, &'a serde_json::Value)>,
 ) -> String {

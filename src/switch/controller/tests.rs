@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Balance, Eject, Health, Probe, Rollback, Slot, Switch};
+use crate::config::Slot;
 use crate::model::Color::{Blue, Green};
 use crate::model::Kind;
 use crate::switch::driver::{DrainWindows, Publication, Traffic};
@@ -122,41 +122,10 @@ fn service(name: &str, stack: &str) -> Service {
         })
     };
     Service {
-        name: name.into(),
         stack: stack.into(),
-        live: None,
         slots: Color::ALL.map(slot),
-        docker: None,
-        balance: Balance::LeastConn,
-        health: Health {
-            probe: Probe::Tcp,
-            interval: Duration::from_secs(3),
-            timeout: Duration::from_secs(2),
-            rise: 2,
-            fall: 3,
-            max_latency: None,
-        },
-        eject: Eject {
-            connect_failures: 3,
-            server_errors: 10,
-            base: Duration::from_secs(5),
-            max: Duration::from_secs(60),
-        },
-        switch: Switch {
-            ready_timeout: Duration::from_secs(300),
-            drain: Duration::from_secs(30),
-            websocket_drain: Duration::from_secs(30),
-            sse_drain: Duration::from_secs(30),
-            observe: Duration::from_secs(300),
-            observe_requests: 5_000,
-            observe_max: Duration::from_secs(1_800),
-        },
-        rollback: rollback(),
+        ..Service::new(name)
     }
-}
-
-fn rollback() -> Rollback {
-    Rollback::default()
 }
 
 struct Rig {

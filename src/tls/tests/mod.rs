@@ -62,6 +62,9 @@ fn site(names: &[&str], tls: Tls) -> Site {
         client_auth: None,
         hsts: None,
         redirect: true,
+        port: None,
+        steps: Vec::new(),
+        errors: Vec::new(),
         routes: Vec::new(),
         service: None,
     }

@@ -1,0 +1,502 @@
+//! The thread that writes lines, and the file that it keeps in bounds.
+//!
+//! Nothing here can make a request wait. What cannot be written is lost: said once, not once a line.
+//! A file that is full or old gets the time as a part of its name, and a new one takes its place;
+//! old ones are compressed and thrown away by another thread, because that takes its time.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tracing::warn;
+
+use crate::clock;
+use crate::config::{AccessLog as Config, Rotate};
+
+/// How often the age of a file is looked at when nothing is written, and how long a rotation that
+/// failed is not tried again.
+const TICK: Duration = Duration::from_secs(10);
+
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// What the writer is told beside lines.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    /// The last one counts.
+    target: Mutex<Option<Target>>,
+    reopen: AtomicBool,
+    /// Lines that there was no room for.
+    pub(super) dropped: AtomicU64,
+}
+
+impl Orders {
+    pub(super) fn follow(&self, target: Target) {
+        *self.lock() = Some(target);
+        self.reopen.store(true, Ordering::Release);
+    }
+
+    pub(super) fn reopen(&self) {
+        self.reopen.store(true, Ordering::Release);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Target>> {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    file: Option<PathBuf>,
+    rotate: Option<Rotate>,
+}
+
+impl From<&Config> for Target {
+    fn from(config: &Config) -> Self {
+        Self {
+            file: config.file.clone(),
+            rotate: config.rotate.clone(),
+        }
+    }
+}
+
+impl Target {
+    /// # Errors
+    /// The file cannot be opened.
+    pub(super) fn open(self) -> io::Result<Sink> {
+        let Some(path) = &self.file else {
+            let out: Box<dyn Write + Send> = Box::new(io::stdout());
+            return Ok(Sink {
+                out: BufWriter::with_capacity(BUFFER_BYTES, out),
+                target: self,
+                written: 0,
+                since: clock::wall(),
+                not_before: None,
+                tidying: Arc::default(),
+            });
+        };
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let found = file.metadata()?;
+        let written = found.len();
+        // Not every file system knows when a file was made.
+        let since = match written {
+            0 => clock::wall(),
+            _ => found.created().or_else(|_| found.modified())?,
+        };
+        let out: Box<dyn Write + Send> = Box::new(file);
+        Ok(Sink {
+            out: BufWriter::with_capacity(BUFFER_BYTES, out),
+            target: self,
+            written,
+            since,
+            not_before: None,
+            tidying: Arc::default(),
+        })
+    }
+}
+
+/// An open target.
+pub(super) struct Sink {
+    out: BufWriter<Box<dyn Write + Send>>,
+    target: Target,
+    written: u64,
+    /// When the file was begun.
+    since: SystemTime,
+    /// A rotation failed; the next try.
+    not_before: Option<SystemTime>,
+    /// Old files are being compressed.
+    tidying: Arc<AtomicBool>,
+}
+
+impl Sink {
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        self.out.write_all(line)?;
+        self.written += line.len() as u64;
+        if self.is_full() {
+            self.rotate(clock::wall());
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        let rotate = self.target.rotate.as_ref();
+        rotate.is_some_and(|rotate| self.written >= rotate.size)
+    }
+
+    fn is_old(&self, now: SystemTime) -> bool {
+        let age = self.target.rotate.as_ref().and_then(|rotate| rotate.age);
+        let passed = now.duration_since(self.since).unwrap_or_default();
+        self.written > 0 && age.is_some_and(|age| passed >= age)
+    }
+
+    /// Looks at the age.
+    fn tend(&mut self, now: SystemTime) {
+        if self.is_old(now) || self.is_full() {
+            self.rotate(now);
+        }
+    }
+
+    /// Puts the file aside. One that cannot be is written on, and tried again later.
+    fn rotate(&mut self, now: SystemTime) {
+        let (Some(path), Some(rotate)) = (&self.target.file, &self.target.rotate) else {
+            return;
+        };
+        if self.not_before.is_some_and(|then| now < then) {
+            return;
+        }
+        self.not_before = Some(now + TICK);
+        let aside = aside(path, now);
+        let moved = self.out.flush().and_then(|()| fs::rename(path, &aside));
+        let opened = moved.and_then(|()| self.target.clone().open());
+        match opened {
+            Ok(new) => {
+                let (path, rotate) = (path.clone(), rotate.clone());
+                let tidying = Arc::clone(&self.tidying);
+                *self = Self {
+                    tidying: Arc::clone(&tidying),
+                    ..new
+                };
+                tidy_beside(path, rotate, tidying);
+            }
+            Err(error) => {
+                warn!(file = %path.display(), %error, "access log cannot be rotated");
+            }
+        }
+    }
+}
+
+/// Writes until the last handle is gone.
+pub(super) fn write_all(queue: &Receiver<Vec<u8>>, mut sink: Sink, orders: &Orders) {
+    let mut broken = false;
+    loop {
+        let mut result = match queue.recv_timeout(TICK) {
+            Ok(line) => sink.write(&line),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        while let Ok(line) = queue.try_recv() {
+            result = result.and_then(|()| sink.write(&line));
+        }
+        result = result.and_then(|()| sink.out.flush());
+        // Said once, not once a line: the disk is full for all of them.
+        match result {
+            Err(error) if !broken => {
+                broken = true;
+                warn!(%error, "access log cannot be written, lines are lost");
+            }
+            Err(_) => {}
+            Ok(()) => broken = false,
+        }
+        if orders.reopen.swap(false, Ordering::AcqRel) {
+            reopen(&mut sink, orders.lock().take());
+        }
+        sink.tend(clock::wall());
+        let lost = orders.dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            warn!(lines = lost, "access log fell behind, lines dropped");
+        }
+    }
+}
+
+/// The same file by its name, as another program may have moved it; or another one.
+fn reopen(sink: &mut Sink, target: Option<Target>) {
+    let target = target.unwrap_or_else(|| sink.target.clone());
+    let tidying = Arc::clone(&sink.tidying);
+    match target.open() {
+        Ok(new) => *sink = Sink { tidying, ..new },
+        Err(error) => warn!(%error, "access log cannot be opened, the old one is written on"),
+    }
+}
+
+/// `access.log` as `access-2026-11-29T13-40-01.123.log`: names in the order of time.
+fn aside(path: &Path, now: SystemTime) -> PathBuf {
+    let (stem, ending) = parts(path);
+    let time = clock::rfc3339(now).replace(':', "-");
+    let time = time.strip_suffix('Z').unwrap_or(&time);
+    path.with_file_name(format!("{stem}-{time}{ending}"))
+}
+
+/// A file's name before and from its last dot.
+fn parts(path: &Path) -> (String, String) {
+    let text = |part: Option<&std::ffi::OsStr>| {
+        part.map(|part| part.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    };
+    let ending = match path.extension() {
+        Some(ending) => format!(".{}", ending.to_string_lossy()),
+        None => String::new(),
+    };
+    (text(path.file_stem()), ending)
+}
+
+/// Compresses and removes old files on a thread of its own, one at a time; what one leaves, the
+/// next one does.
+fn tidy_beside(path: PathBuf, rotate: Rotate, busy: Arc<AtomicBool>) {
+    if busy.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let done = Arc::clone(&busy);
+    let thread = std::thread::Builder::new().name("access-log-tidy".to_owned());
+    let started = thread.spawn(move || {
+        if let Err(error) = tidy(&path, &rotate) {
+            warn!(file = %path.display(), %error, "old access logs cannot be tidied");
+        }
+        done.store(false, Ordering::Release);
+    });
+    if started.is_err() {
+        busy.store(false, Ordering::Release);
+    }
+}
+
+/// Leaves the newest `keep` of the files that were put aside.
+fn tidy(path: &Path, rotate: &Rotate) -> io::Result<()> {
+    let mut old = put_aside(path)?;
+    old.sort();
+    let surplus = old.len().saturating_sub(rotate.keep);
+    for file in old.drain(..surplus) {
+        fs::remove_file(file)?;
+    }
+    if rotate.compress {
+        for file in old.iter().filter(|file| !is_compressed(file)) {
+            compress(file)?;
+        }
+    }
+    Ok(())
+}
+
+/// The files that stand beside `path` with a time in their names.
+fn put_aside(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let (stem, ending) = parts(path);
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let plain = name.strip_suffix(".gz").unwrap_or(&name);
+        let time = plain
+            .strip_prefix(&stem)
+            .and_then(|rest| rest.strip_prefix('-')?.strip_suffix(&ending));
+        if time.is_some_and(is_time) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// `2026-11-29T13-40-01.123`
+fn is_time(text: &str) -> bool {
+    const FORM: &[u8] = b"0000-00-00T00-00-00.000";
+    text.len() == FORM.len()
+        && text.bytes().zip(FORM).all(|(byte, form)| match form {
+            b'0' => byte.is_ascii_digit(),
+            other => byte == *other,
+        })
+}
+
+fn is_compressed(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending == "gz")
+}
+
+fn compress(file: &Path) -> io::Result<()> {
+    let name = |ending: &str| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(ending);
+        PathBuf::from(name)
+    };
+    let (temporary, whole) = (name(".gz.tmp"), name(".gz"));
+    let mut from = File::open(file)?;
+    let mode = from.metadata()?.permissions().mode();
+    let to = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(mode & 0o777)
+        .open(&temporary)?;
+    let mut to = flate2::write::GzEncoder::new(to, flate2::Compression::default());
+    let done = io::copy(&mut from, &mut to)
+        .and_then(|_| to.finish())
+        .and_then(|file| file.sync_all())
+        .and_then(|()| fs::rename(&temporary, &whole));
+    if let Err(error) = done {
+        // The disk may be full of what was just written.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    fs::remove_file(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let all = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = all
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn target(path: &Path, rotate: Rotate) -> Target {
+        Target {
+            file: Some(path.to_owned()),
+            rotate: Some(rotate),
+        }
+    }
+
+    fn rotate() -> Rotate {
+        Rotate {
+            size: 10,
+            age: None,
+            keep: 2,
+            compress: false,
+        }
+    }
+
+    /// Everything that was written to a log, the oldest first.
+    fn contents(folder: &Path) -> String {
+        let mut text = String::new();
+        for name in names(folder) {
+            let file = File::open(folder.join(&name)).unwrap();
+            if name.ends_with(".gz") {
+                let mut file = flate2::read::GzDecoder::new(file);
+                file.read_to_string(&mut text).unwrap();
+            } else {
+                text.push_str(&fs::read_to_string(folder.join(&name)).unwrap());
+            }
+        }
+        text
+    }
+
+    #[test]
+    fn a_full_file_is_put_aside_whole_and_none_of_its_lines_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let mut sink = target(&path, rotate()).open().unwrap();
+        sink.write(b"12345\n").unwrap();
+        assert_eq!(names(folder.path()), ["access.log"]);
+        sink.write(b"67890\n").unwrap();
+        sink.write(b"x\n").unwrap();
+        sink.out.flush().unwrap();
+        let names = names(folder.path());
+        assert_eq!(names.len(), 2, "{names:?}");
+        let aside = fs::read_to_string(folder.path().join(&names[0])).unwrap();
+        assert_eq!(aside, "12345\n67890\n", "{names:?}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "x\n");
+        // What a restart finds counts.
+        drop(sink);
+        fs::write(&path, "123456789\n").unwrap();
+        let mut sink = target(&path, rotate()).open().unwrap();
+        sink.tend(clock::wall() + TICK);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "");
+    }
+
+    #[test]
+    fn an_old_file_is_put_aside_unless_it_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access");
+        let hourly = Rotate {
+            size: 1 << 30,
+            age: Some(Duration::from_secs(3600)),
+            ..rotate()
+        };
+        let mut sink = target(&path, hourly).open().unwrap();
+        let now = clock::wall();
+        sink.tend(now + Duration::from_secs(7200));
+        assert_eq!(names(folder.path()), ["access"]);
+        sink.write(b"x\n").unwrap();
+        sink.tend(now + Duration::from_secs(3500));
+        assert_eq!(names(folder.path()).len(), 1);
+        sink.tend(now + Duration::from_secs(3700));
+        assert_eq!(names(folder.path()).len(), 2);
+    }
+
+    #[test]
+    fn the_newest_are_kept_and_compressed_and_strangers_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let at = |day: &str| format!("access-2026-01-{day}T00-00-00.000.log");
+        for day in ["01", "02", "03", "04"] {
+            fs::write(folder.path().join(at(day)), day).unwrap();
+        }
+        let strangers = ["access-2026.log", "access-error.log", "other.log"];
+        for stranger in strangers {
+            fs::write(folder.path().join(stranger), "").unwrap();
+        }
+        let rules = Rotate {
+            compress: true,
+            ..rotate()
+        };
+        tidy(&path, &rules).unwrap();
+        let mut expected: Vec<String> = strangers.map(str::to_owned).to_vec();
+        expected.extend([at("03") + ".gz", at("04") + ".gz"]);
+        expected.sort();
+        assert_eq!(names(folder.path()), expected);
+        assert_eq!(contents(folder.path()), "0304");
+        fs::write(folder.path().join(at("05")), "05").unwrap();
+        tidy(&path, &rules).unwrap();
+        assert_eq!(contents(folder.path()), "0405");
+    }
+
+    #[test]
+    fn a_file_that_was_moved_is_left_and_a_folder_that_is_gone_loses_nothing_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let big = Rotate {
+            size: 1 << 30,
+            ..rotate()
+        };
+        let mut sink = target(&path, big.clone()).open().unwrap();
+        sink.write(b"one\n").unwrap();
+        sink.out.flush().unwrap();
+        fs::rename(&path, folder.path().join("access.log.1")).unwrap();
+        reopen(&mut sink, None);
+        sink.write(b"two\n").unwrap();
+        sink.out.flush().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
+        let nowhere = target(&folder.path().join("gone/access.log"), big);
+        reopen(&mut sink, Some(nowhere));
+        sink.write(b"three\n").unwrap();
+        sink.out.flush().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two\nthree\n");
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_goes_on_when_there_is_room() {
+        // Every write to it fails as on a full disk (full(4)).
+        let full = Target {
+            file: Some("/dev/full".into()),
+            rotate: None,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let (lines, queue) = std::sync::mpsc::sync_channel(8);
+        let orders = Arc::new(Orders::default());
+        let sink = full.open().unwrap();
+        let (told, reader) = (Arc::clone(&orders), queue);
+        let thread = std::thread::spawn(move || write_all(&reader, sink, &told));
+        for _ in 0..100 {
+            lines.send(vec![b'x'; 4096]).unwrap();
+        }
+        orders.follow(target(&path, rotate()));
+        lines.send(Vec::new()).unwrap();
+        while !path.exists() {
+            std::thread::yield_now();
+        }
+        lines.send(b"room\n".to_vec()).unwrap();
+        drop(lines);
+        thread.join().unwrap();
+        assert!(fs::read_to_string(&path).unwrap().ends_with("room\n"));
+    }
+}

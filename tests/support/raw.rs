@@ -1,0 +1,105 @@
+//! An upstream that can be told how to fail, and remembers every byte of the heads that it got.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// What it does with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// 200, with the head as the body.
+    Good,
+    /// This status.
+    Status(u16),
+    /// Never answers.
+    Hang,
+}
+
+/// HTTP/1.1 on threads; ends with the process.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    pub addr: SocketAddr,
+    name: &'static str,
+    mood: Arc<Mutex<Mood>>,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Raw {
+    pub fn start(name: &'static str, mood: Mood) -> Self {
+        Self::start_at(name, mood, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    pub fn start_at(name: &'static str, mood: Mood, addr: SocketAddr) -> Self {
+        let listener = TcpListener::bind(addr).expect("a port");
+        let raw = Self {
+            addr: listener.local_addr().expect("bound"),
+            name,
+            mood: Arc::new(Mutex::new(mood)),
+            heads: Arc::default(),
+        };
+        let server = raw.clone();
+        std::thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                let server = server.clone();
+                std::thread::spawn(move || server.serve(socket));
+            }
+        });
+        raw
+    }
+
+    /// Heads of requests so far, with whatever came before the first one of a connection.
+    pub fn heads(&self) -> Vec<String> {
+        self.heads.lock().expect("no panic").clone()
+    }
+
+    fn serve(&self, mut socket: TcpStream) {
+        let mut left = Vec::new();
+        while let Some(head) = self.head(&mut socket, &mut left) {
+            self.heads.lock().expect("no panic").push(head.clone());
+            let mood = *self.mood.lock().expect("no panic");
+            let (status, body) = match mood {
+                Mood::Good => (200, head),
+                Mood::Status(status) => (status, "as told\n".to_owned()),
+                Mood::Hang => {
+                    // Until the other end has had enough.
+                    let _ = socket.read(&mut [0; 1]);
+                    return;
+                }
+            };
+            let (name, length) = (self.name, body.len());
+            let answer = format!(
+                "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nx-origin: {name}\r\n\r\n{body}"
+            );
+            if socket.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The next head, its body read and thrown away.
+    fn head(&self, socket: &mut TcpStream, left: &mut Vec<u8>) -> Option<String> {
+        let mut buffer = [0; 4096];
+        let end = loop {
+            if let Some(end) = left.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end + 4;
+            }
+            let read = socket.read(&mut buffer).ok().filter(|read| *read > 0)?;
+            left.extend_from_slice(&buffer[..read]);
+        };
+        let head: Vec<u8> = left.drain(..end).collect();
+        let head = String::from_utf8_lossy(&head).into_owned();
+        let lower = head.to_ascii_lowercase();
+        let length = lower
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let length = length
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0);
+        while left.len() < length {
+            let read = socket.read(&mut buffer).ok().filter(|read| *read > 0)?;
+            left.extend_from_slice(&buffer[..read]);
+        }
+        left.drain(..length);
+        Some(head)
+    }
+}
