@@ -144,10 +144,17 @@ fn addresses(text: &str) -> Option<Header> {
     };
     let (source, destination) = (address(parts.next()?)?, address(parts.next()?)?);
     let (from, to) = (port(parts.next()?)?, port(parts.next()?)?);
-    parts.next().is_none().then(|| Header::Proxied {
-        source: SocketAddr::new(source, from),
-        destination: SocketAddr::new(destination, to),
-    })
+    let between = between((source, from), (destination, to));
+    parts.next().is_none().then_some(between)
+}
+
+/// An IPv4 address that is written as an IPv6 one (RFC 4291 §2.5.5.2) is the IPv4 address: lists of
+/// clients know it by that.
+const fn between(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Header {
+    Header::Proxied {
+        source: SocketAddr::new(source.0.to_canonical(), source.1),
+        destination: SocketAddr::new(destination.0.to_canonical(), destination.1),
+    }
 }
 
 /// Digits alone, without a leading zero (§2.1).
@@ -208,10 +215,10 @@ fn v4(rest: &[u8]) -> Option<Header> {
 
 fn v6(rest: &[u8]) -> Option<Header> {
     let ip = |at: usize| <[u8; 16]>::try_from(rest.get(at..at + 16)?).ok();
-    Some(Header::Proxied {
-        source: SocketAddr::new(Ipv6Addr::from(ip(0)?).into(), big_endian(rest, 32)?),
-        destination: SocketAddr::new(Ipv6Addr::from(ip(16)?).into(), big_endian(rest, 34)?),
-    })
+    Some(between(
+        (Ipv6Addr::from(ip(0)?).into(), big_endian(rest, 32)?),
+        (Ipv6Addr::from(ip(16)?).into(), big_endian(rest, 34)?),
+    ))
 }
 
 fn big_endian(bytes: &[u8], at: usize) -> Option<u16> {

@@ -126,9 +126,11 @@ fn a_checksum_is_held_to() {
 #[test]
 fn two_families_are_said_as_one() {
     let mixed = header("10.0.0.1:1", "[2001:db8::1]:2");
-    let told = header("[::ffff:10.0.0.1]:1", "[2001:db8::1]:2");
-    assert_eq!(whole(&mixed.encode(Version::V1)), told);
-    assert_eq!(whole(&mixed.encode(Version::V2)), told);
+    let line = b"PROXY TCP6 ::ffff:10.0.0.1 2001:db8::1 1 2\r\n";
+    assert_eq!(mixed.encode(Version::V1), line);
+    let binary = mixed.encode(Version::V2);
+    assert_eq!(binary[13], 0x21, "TCP over IPv6");
+    assert_eq!(whole(&binary), mixed);
 }
 
 fn any_header() -> impl Strategy<Value = Header> {
@@ -170,5 +172,22 @@ proptest! {
             Ok(Parsed::Partial) => prop_assert!(bytes.len() < MAX_BYTES),
             Err(_) => {}
         }
+    }
+}
+
+#[test]
+fn an_ipv4_address_that_is_written_as_ipv6_is_the_ipv4_address() {
+    let plain = header("203.0.113.7:1", "198.51.100.2:2");
+    let line = b"PROXY TCP6 ::ffff:203.0.113.7 ::ffff:198.51.100.2 1 2\r\n";
+    assert_eq!(whole(line), plain);
+    let mapped = |ip: [u8; 4]| std::net::Ipv4Addr::from(ip).to_ipv6_mapped().octets();
+    let (from, to) = (mapped([203, 0, 113, 7]), mapped([198, 51, 100, 2]));
+    let rest = [&from[..], &to, &[0, 1, 0, 2]].concat();
+    assert_eq!(whole(&v2(0x21, 0x21, &rest)), plain);
+    let mixed = b"PROXY TCP6 ::ffff:203.0.113.7 2001:db8::1 1 2\r\n";
+    let told = whole(mixed);
+    assert_eq!(told, header("203.0.113.7:1", "[2001:db8::1]:2"));
+    for version in [Version::V1, Version::V2] {
+        assert_eq!(whole(&told.encode(version)), told);
     }
 }
