@@ -24,9 +24,8 @@ ARG TARGET=x86_64-unknown-linux-gnu
 # The target must be named, or procedural macros would be linked statically too.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 RUN cargo build --locked --release --bins --target "$TARGET" \
-    && mkdir -p /out/usr/bin /out/etc/ssl/certs /out/config /out/tmp \
-    && mkdir -p -m 0700 /out/data /out/run/cutover \
-    && chmod 1777 /out/tmp \
+    && mkdir -p /out/usr/bin /out/etc/ssl/certs /out/config /out/data /out/run /out/tmp \
+    && chmod 1777 /out/data /out/run /out/tmp \
     && cp /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ \
     && for program in cutover proxyctl; do \
         strip -o "/out/usr/bin/$program" "target/$TARGET/release/$program" || exit 1; \
@@ -37,7 +36,14 @@ RUN cargo build --locked --release --bins --target "$TARGET" \
 
 FROM ${RUNTIME}
 COPY --from=build /out/ /
+LABEL org.opencontainers.image.title="cutover" \
+      org.opencontainers.image.description="Edge reverse proxy with blue-green releases" \
+      org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/usr/bin SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+# It starts as root, because the volumes and the socket of the container that it replaces are
+# root's, and becomes this user before it listens; `user:` in Compose works as well. /data, /run
+# and /tmp are open so that every user can make a folder of its own there, which is private.
+ENV CUTOVER_UID=10001
 # HTTP, HTTPS, the same port for HTTP/3, metrics and health.
 EXPOSE 80 443 443/udp 9180
 # `run` looks for ./cutover.toml first: mount the folder, not the file, so that a reload sees a file

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests and benches need from Debian. Safe to run again.
+# Installs what the tests and benches need from Debian, and starts a Docker engine when none
+# answers. Safe to run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,6 +9,7 @@ packages=(
     nginx-light haproxy caddy                                # peers of the benches and tests
     pebble                                                   # ACME server of the tests, with its DNS
     wrk nghttp2-client hey                                   # load: wrk, h2load, hey
+    docker.io docker-compose busybox-static postgresql       # the engine of the tests, what runs on it
 )
 
 missing=()
@@ -38,5 +40,27 @@ if [ ! -x "$venv/bin/python" ] || ! cmp -s tests/peers/requirements.txt "$venv/r
     python3 -m venv --clear "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/peers/requirements.txt
     cp tests/peers/requirements.txt "$venv/requirements.txt"
+fi
+# An engine of its own only where there is none; it stays for the next run.
+answers() { docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
+if ! answers; then
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "setup: no Docker engine answers this user; start one, or run this as root" >&2
+        exit 1
+    fi
+    echo "setup: starting dockerd, its log is target/dockerd.log"
+    rm -f /var/run/docker.pid
+    setsid dockerd >target/dockerd.log 2>&1 </dev/null &
+    engine=$!
+    echo "$engine" >target/dockerd.pid
+    for _ in $(seq 300); do
+        if answers || ! kill -0 "$engine" 2>/dev/null; then break; fi
+        sleep 0.2
+    done
+    if ! answers; then
+        tail -n 20 target/dockerd.log >&2
+        echo "setup: dockerd does not answer" >&2
+        exit 1
+    fi
 fi
 echo "setup: all there"

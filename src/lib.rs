@@ -5,9 +5,9 @@
 //! ```text
 //! wiring    app
 //! control   admin
-//! planes    proxy   switch   health   acme   notify
+//! planes    proxy   switch   health   acme   docker   notify
 //! shared    pool   tls   http   history   files
-//! words     model   config   clock   disk   metrics
+//! words     model   config   clock   disk   kept   metrics
 //! ```
 
 pub mod acme;
@@ -17,10 +17,12 @@ pub mod clock;
 pub mod compat;
 pub mod config;
 mod disk;
+pub mod docker;
 mod files;
 pub mod health;
 pub mod history;
 pub mod http;
+mod kept;
 pub mod metrics;
 pub mod model;
 pub mod notify;

@@ -24,7 +24,8 @@ enum Command {
     /// Serve in the foreground; works as PID 1.
     ///
     /// The configuration is the first of: --config, $CUTOVER_CONFIG, ./cutover.toml,
-    /// /etc/cutover/cutover.toml, /etc/caddy/Caddyfile. SIGHUP reloads it; SIGTERM drains and exits.
+    /// /etc/cutover/cutover.toml, /etc/caddy/Caddyfile; with none of these and a Docker socket, the
+    /// labels of containers. SIGHUP reloads it; SIGTERM drains and exits.
     Run {
         /// Configuration file.
         #[arg(long, value_name = "FILE")]
@@ -99,13 +100,11 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Check { config } => check(config),
-        Command::Run { config } => {
-            let path = match find(config) {
-                Ok(path) => path,
-                Err(message) => return fail(&message),
-            };
-            exit(app::run(&path))
-        }
+        Command::Run { config } => match find(config) {
+            Ok(path) => exit(app::run(&path)),
+            Err(_) if app::has_docker() => exit(app::run_labels()),
+            Err(message) => fail(&message),
+        },
         Command::Trust(state_dir) => change_trust(state_dir, trust::trust),
         Command::Untrust(state_dir) => change_trust(state_dir, trust::untrust),
         Command::Demo => exit(app::run_demo()),
@@ -121,12 +120,6 @@ fn check(explicit: Option<PathBuf>) -> ExitCode {
         Ok(config) => {
             for warning in &config.warnings {
                 eprintln!("{warning}");
-            }
-            for inactive in &config.inactive {
-                eprintln!(
-                    "not active in this version: {}: {}",
-                    inactive.key, inactive.effect
-                );
             }
             let (sites, services) = (config.sites.len(), config.services.len());
             println!(
@@ -149,7 +142,8 @@ fn find(explicit: Option<PathBuf>) -> Result<PathBuf, String> {
         config::Found::File(path) | config::Found::Caddyfile(path) => Ok(path),
         config::Found::Nothing => Err(
             "no configuration: looked at --config, $CUTOVER_CONFIG, ./cutover.toml, \
-             /etc/cutover/cutover.toml and /etc/caddy/Caddyfile; `cutover demo` needs none"
+             /etc/cutover/cutover.toml, /etc/caddy/Caddyfile, and for a Docker socket; \
+             `cutover demo` needs none"
                 .to_owned(),
         ),
     }

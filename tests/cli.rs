@@ -101,6 +101,7 @@ fn upstream(address: &str, healthy: Option<bool>, reason: Option<&str>) -> Upstr
         healthy,
         reason: reason.map(str::to_owned),
         probe_ms: healthy.filter(|up| *up).map(|_| 2.4),
+        container: None,
     }
 }
 

@@ -24,6 +24,23 @@ fn env() -> Env {
     ])
 }
 
+/// The examples at the top and in their own folders.
+fn examples() -> BTreeMap<String, PathBuf> {
+    let folders = [
+        "",
+        "/solo-saas",
+        "/blue-green/one-file",
+        "/blue-green/projects",
+    ];
+    let all = folders.map(|folder| {
+        let found = files(&format!("config{folder}"));
+        assert!(!found.is_empty(), "config{folder} has no TOML");
+        let named = found.into_iter();
+        named.map(move |(name, path)| (format!("{folder}/{name}"), path))
+    });
+    all.into_iter().flatten().collect()
+}
+
 fn files(folder: &str) -> BTreeMap<String, PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     fs::read_dir(&folder)
@@ -63,15 +80,12 @@ fn every_error_of_a_bad_file_is_told_with_its_place() {
 
 #[test]
 fn every_example_file_is_accepted_without_a_warning() {
-    let files = files("config");
-    assert!(files.len() >= 4);
+    let files = examples();
+    assert!(files.len() >= 8, "{}", files.len());
     for (name, path) in files {
         let text = fs::read_to_string(path).expect("readable");
         let config = load(&text).unwrap_or_else(|said| panic!("{name}: {said}"));
         assert_eq!(config.warnings, [], "{name}");
-        let inactive: Vec<_> = config.inactive.iter().map(|i| i.key.as_str()).collect();
-        let only_tls = inactive.iter().all(|key| key.ends_with("].tls"));
-        assert!(only_tls, "{name}: {inactive:?}");
     }
 }
 
@@ -195,7 +209,6 @@ fn what_is_rendered_is_read_back_as_the_same() {
         let mut again = load(&rendered).unwrap_or_else(|said| panic!("{said}\n{rendered}"));
         assert_eq!(again.render(), rendered);
         for config in [&mut config, &mut again] {
-            config.inactive.clear();
             config.warnings.clear();
             config.notify.clear();
         }
@@ -217,11 +230,18 @@ fn an_unusual_file_renders_as_it_was_meant() {
 
 #[test]
 fn the_compose_examples_wait_longer_than_a_stop_takes_and_publish_no_metrics() {
-    for example in ["solo", "blue-green"] {
+    for (example, file) in [
+        ("solo-saas", "compose.yaml"),
+        ("blue-green/one-file", "compose.yaml"),
+        ("blue-green/projects", "proxy.yaml"),
+        ("blue-green/overlays", "compose.yaml"),
+    ] {
         let folder = Path::new("config").join(example);
-        let config = cutover::config::load(&folder.join("cutover.toml"))
-            .unwrap_or_else(|errors| panic!("{example}: {errors}"));
-        let compose = fs::read_to_string(folder.join("compose.yaml")).expect("a file");
+        // Without a file the defaults hold.
+        let text = fs::read_to_string(folder.join("cutover.toml")).unwrap_or_default();
+        let config = load(&text).unwrap_or_else(|errors| panic!("{example}: {errors}"));
+        let compose = fs::read_to_string(folder.join(file)).expect("a file");
+        // Of the proxy, which comes first.
         let waits = compose
             .lines()
             .find_map(|line| {
@@ -233,6 +253,12 @@ fn the_compose_examples_wait_longer_than_a_stop_takes_and_publish_no_metrics() {
             .expect("stop_grace_period in seconds");
         let needed = config.shutdown_delay + config.shutdown_grace;
         assert!(std::time::Duration::from_secs(waits) > needed, "{example}");
-        assert!(!compose.contains("9180"), "{example} publishes the metrics");
+        let published: Vec<_> = compose
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("- \"${"))
+            .collect();
+        let ports = ["HTTP_PORT:-80}:80\"", "HTTPS_PORT:-443}:443\""];
+        assert_eq!(published, ports, "{example} publishes more");
+        assert!(compose.contains("max-size"), "{example} rotates no logs");
     }
 }

@@ -519,14 +519,15 @@ fn what_the_real_caddy_ordered_is_adopted() {
         caddy: vec![at("data/caddy")],
         certbot: Vec::new(),
     };
-    let found = cutover::tls::adopt::find(&places, &names, wall());
+    let found = cutover::tls::adopt::Legacy::read(&places);
     assert!(found.unusable.is_empty(), "{:?}", found.unusable);
+    let certificates = found.fitting(&names, wall());
     assert_eq!(
-        found.certificates.len(),
+        certificates.len(),
         1,
         "Caddy's own CA is nobody's but Caddy's"
     );
-    assert_eq!(found.certificates[0].names, names[..1]);
+    assert_eq!(certificates[0].names, names[..1]);
     assert_eq!(found.accounts.len(), 1);
     let account = fs::read_to_string(&found.accounts[0].json).expect("readable");
     assert!(account.contains("\"location\""), "{account}");

@@ -12,6 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use super::limits::{LETS_ENCRYPT, Published};
 use crate::config::{Acme, Eab};
 use crate::http;
+use crate::kept;
 
 /// Let's Encrypt, production.
 pub const LETS_ENCRYPT_PRODUCTION: &str = "https://acme-v02.api.letsencrypt.org/directory";
@@ -128,7 +129,7 @@ fn client(ca_file: Option<&Path>) -> Result<http::Client, IssuerError> {
         return Ok(http::Client::system());
     };
     let shown = path.display().to_string();
-    let pem = std::fs::read(path).map_err(|error| IssuerError::CaFile {
+    let pem = kept::read(path).map_err(|error| IssuerError::CaFile {
         path: shown.clone(),
         error,
     })?;

@@ -104,6 +104,21 @@ pub enum BindError {
     Io(PathBuf, #[source] io::Error),
 }
 
+impl BindError {
+    /// Whether there is no place for a socket there: a read-only file system, or a folder that
+    /// this user may not make or write to.
+    #[must_use]
+    pub fn is_no_place(&self) -> bool {
+        let Self::Io(_, source) = self else {
+            return false;
+        };
+        matches!(
+            source.kind(),
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+        )
+    }
+}
+
 fn make_private(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());

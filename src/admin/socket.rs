@@ -1,7 +1,8 @@
 //! Where the admin socket is, for the daemon that makes it and the client that looks for it.
 //!
 //! The client asks, in this order: what it was told (`--addr`, `PROXYCTL_ADDR`), then
-//! `/run/cutover/admin.sock`, and only if that file does not exist the socket of a demo that
+//! `/run/cutover/admin.sock`, and only if that file does not exist the one that a daemon without a
+//! writable `/run` makes in its usual state folder, and last the socket of a demo that
 //! the same user runs. A demo's folder may lie under the shared temp dir, so its owner and mode
 //! are checked before anything is sent: whoever makes the folder first must not be able to
 //! play the daemon.
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 pub struct Places {
     /// Default socket of an installed daemon.
     pub installed: PathBuf,
+    /// Socket of an installed daemon that could not make that one.
+    pub in_state: PathBuf,
     /// `$XDG_RUNTIME_DIR`, if it is set to an absolute path.
     pub runtime_dir: Option<PathBuf>,
     /// Folder for temporary files.
@@ -30,6 +33,7 @@ impl Places {
     pub fn of_process() -> Self {
         Self {
             installed: PathBuf::from(INSTALLED),
+            in_state: in_state_dir(Path::new(STATE_DIR)),
             runtime_dir: std::env::var_os("XDG_RUNTIME_DIR")
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute()),
@@ -63,6 +67,9 @@ impl Places {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
         );
         if missing {
+            if self.in_state.symlink_metadata().is_ok() {
+                return Ok(self.in_state.clone());
+            }
             let runtime = self.runtime_dir.as_deref().map(runtime_socket);
             for socket in runtime.into_iter().chain([self.temp_socket()]) {
                 if socket.symlink_metadata().is_ok() {
@@ -99,6 +106,12 @@ impl Places {
 #[must_use]
 pub fn default_path() -> PathBuf {
     PathBuf::from(INSTALLED)
+}
+
+/// The socket of a daemon that finds no place for [`default_path`].
+#[must_use]
+pub fn in_state_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("run").join(FILE)
 }
 
 /// The socket of a demo that this user runs. See [`Places::demo`].
@@ -145,6 +158,8 @@ fn runtime_socket(dir: &Path) -> PathBuf {
 }
 
 const INSTALLED: &str = "/run/cutover/admin.sock";
+/// `state_dir` when nothing else is configured.
+const STATE_DIR: &str = "/data/cutover";
 const FILE: &str = "admin.sock";
 
 #[cfg(test)]
@@ -158,6 +173,7 @@ mod tests {
     fn places(root: &Path) -> Places {
         Places {
             installed: root.join("run/cutover/admin.sock"),
+            in_state: in_state_dir(&root.join("data/cutover")),
             runtime_dir: Some(root.join("xdg")),
             temp_dir: root.join("tmp"),
             uid: nix::unistd::geteuid().as_raw(),
@@ -197,6 +213,17 @@ mod tests {
         socket(&runtime, 0o700);
         assert_eq!(places.demo(), runtime);
         assert_eq!(places.locate(None), Ok(runtime));
+        socket(&places.installed, 0o755);
+        assert_eq!(places.locate(None), Ok(places.installed.clone()));
+    }
+
+    #[test]
+    fn a_daemon_without_a_place_under_run_is_found_in_its_state_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        socket(&places.temp_socket(), 0o700);
+        socket(&places.in_state, 0o700);
+        assert_eq!(places.locate(None), Ok(places.in_state.clone()));
         socket(&places.installed, 0o755);
         assert_eq!(places.locate(None), Ok(places.installed.clone()));
     }

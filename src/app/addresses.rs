@@ -8,21 +8,43 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::model::{Endpoint, UpstreamAddr};
-use crate::pool::Target;
+use crate::pool::{Behind, Reported, Target};
 
-/// The last good addresses of every name.
+/// The last good addresses of every name, and the containers behind addresses.
 #[derive(Debug, Default)]
-pub(super) struct Addresses(RwLock<HashMap<Arc<str>, Vec<IpAddr>>>);
+pub(super) struct Addresses {
+    names: RwLock<HashMap<Arc<str>, Vec<IpAddr>>>,
+    containers: RwLock<HashMap<UpstreamAddr, (Behind, Option<Reported>)>>,
+}
 
 impl Addresses {
     /// Records a successful look-up. True when it changed something.
     pub(super) fn learn(&self, host: &Arc<str>, found: Vec<IpAddr>) -> bool {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.names.write().unwrap_or_else(PoisonError::into_inner);
         if known.get(host) == Some(&found) {
             return false;
         }
         known.insert(Arc::clone(host), found);
         true
+    }
+
+    /// Says which container is behind each upstream, and how it is. An upstream that is not named has
+    /// none.
+    pub(super) fn set_containers(
+        &self,
+        containers: HashMap<UpstreamAddr, (Behind, Option<Reported>)>,
+    ) {
+        *self
+            .containers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = containers;
+    }
+
+    /// The container behind an upstream.
+    pub(super) fn container(&self, upstream: &UpstreamAddr) -> Option<(Behind, Option<Reported>)> {
+        let containers = self.containers.read();
+        let containers = containers.unwrap_or_else(PoisonError::into_inner);
+        containers.get(upstream).cloned()
     }
 
     /// Whether a name was ever looked up.
@@ -48,6 +70,6 @@ impl Addresses {
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Arc<str>, Vec<IpAddr>>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

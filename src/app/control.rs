@@ -387,7 +387,7 @@ fn explained(daemon: &Daemon, mut outcome: Outcome) -> Outcome {
             shown.is_some_and(|shown| shown.why.is_some())
         };
         let judged: Vec<_> = outcome.services.iter().filter(is_judged).cloned().collect();
-        outcome.details = daemon.verdicts.failures(&judged);
+        outcome.details = daemon.failures(&judged);
     }
     outcome
 }

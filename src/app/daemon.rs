@@ -11,7 +11,10 @@ use tokio::sync::{Mutex, watch};
 use tracing::{debug, error, info, warn};
 
 use super::addresses::Addresses;
+use super::adoption::Adoption;
 use super::certification::Certification;
+use super::containers::Witness;
+use super::discovery::{self, Discovery};
 use super::judge::Verdicts;
 use super::memory::{Memories, Quarantine, Watches};
 use super::notes;
@@ -27,9 +30,9 @@ use crate::metrics::{LiveColor, LiveService, LiveState, Metrics, Outcome};
 use crate::model::proxy_protocol::Header;
 use crate::model::{Color, ServiceName};
 use crate::notify::{EventKind, Note, Notifier};
-use crate::pool::{Availability, Doors, Pool, Slot};
+use crate::pool::{Availability, Doors, Pool, Slot, Target, Upstream};
 use crate::proxy::{AccessLog, Settings, StickyKey};
-use crate::switch::{Containers, Journal, Layout, Live, Switchboard};
+use crate::switch::{Journal, Layout, Live, Phase, Switchboard};
 use crate::tls;
 
 /// How often a removed service's pool is asked whether its requests have ended.
@@ -51,6 +54,7 @@ pub(super) struct Daemon {
     pub(super) switchboard: OnceLock<Switchboard>,
     pub(super) certificates: Arc<tls::Store>,
     pub(super) certification: Certification,
+    pub(super) adoption: Adoption,
     pub(super) acceptor: Arc<tls::Acceptor>,
     pub(super) upstream_tls: Arc<tls::Upstreams>,
     pub(super) sticky: Arc<StickyKey>,
@@ -69,8 +73,12 @@ pub(super) struct Daemon {
     pub(super) memories: Memories,
     pub(super) watches: Arc<Watches>,
     pub(super) quarantine: Quarantine,
-    /// What is known of containers.
-    pub(super) containers: Arc<dyn Containers>,
+    /// What containers add to the configuration.
+    pub(super) discovery: Arc<Discovery>,
+    /// What is known of containers under watch.
+    pub(super) containers: Arc<Witness>,
+    /// Held while a configuration is published, or the upstreams of one are changed.
+    pub(super) publishing: std::sync::Mutex<()>,
     pub(super) journal: Arc<Journal>,
     pub(super) names: watch::Sender<BTreeSet<Arc<str>>>,
     pub(super) started: Instant,
@@ -174,10 +182,91 @@ impl Daemon {
     }
 
     async fn read_and_apply(self: &Arc<Self>) -> Result<Vec<String>, ReloadError> {
-        let file = self.file.clone().ok_or(ReloadError::NoFile)?;
-        let config = tokio::task::spawn_blocking(move || crate::compat::load(&file))
-            .await
-            .map_err(|_| ReloadError::Stopping)??;
+        let file = match self.file.clone() {
+            Some(file) => tokio::task::spawn_blocking(move || crate::compat::load(&file))
+                .await
+                .map_err(|_| ReloadError::Stopping)??,
+            // Labels alone: there is nothing to read again but them.
+            None if self.discovery.views().is_some() => Config::clone(&self.discovery.file.load()),
+            None => return Err(ReloadError::NoFile),
+        };
+        let config = self.with_containers(&file);
+        let warnings = self.apply(config).await?;
+        let settings = discovery::settings(&file, self.file.as_deref());
+        self.discovery.file.store(Arc::new(file));
+        self.discovery.follow(settings);
+        Ok(warnings)
+    }
+
+    /// A file with the containers of this moment.
+    fn with_containers(&self, file: &Config) -> Config {
+        let table = self.publisher.table().load();
+        let entries = table.services.iter();
+        let live = entries.map(|entry| (entry.name.clone(), entry.live));
+        let stacks = self.switchboard.get().map(Switchboard::status);
+        let stacks = stacks.iter().flat_map(|stacks| stacks.iter());
+        let switching = stacks
+            .filter(|stack| stack.phase != Phase::Idle)
+            .filter_map(|stack| stack.run.as_ref())
+            .flat_map(|run| run.services.iter().cloned());
+        self.discovery
+            .merged(file, &live.collect(), &switching.collect())
+    }
+
+    /// Containers came or went: those of slots that are there are in or out when this returns.
+    pub(super) fn containers_changed(&self) {
+        let _one_at_a_time = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let merged = self.with_containers(&self.discovery.file.load_full());
+        let now = self.config.load_full();
+        let patched = self.discovery.patched(&now, &merged);
+        let is_whole = patched.services == merged.services && patched.sites == merged.sites;
+        self.addresses.set_containers(self.discovery.containers());
+        if patched.services != now.services {
+            self.config.store(Arc::new(patched));
+        }
+        self.refill();
+        if !is_whole {
+            self.discovery.adopt.notify_one();
+        }
+    }
+
+    /// Takes over services and sites that came or went with containers.
+    ///
+    /// Errors: why they cannot be; nothing was changed.
+    pub(super) async fn adopt_found(self: &Arc<Self>) -> Result<(), String> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let merged = self.with_containers(&self.discovery.file.load_full());
+        let before = self.config.load_full();
+        if merged.services == before.services && merged.sites == before.sites {
+            return Ok(());
+        }
+        let warnings = self.apply(merged).await.map_err(|error| match &error {
+            ReloadError::Certificates(errors) => format!("{error}: {}", lines(errors)),
+            _ => error.to_string(),
+        })?;
+        for warning in warnings {
+            warn!("{warning}");
+        }
+        for change in status::changes(&before, &self.config.load()) {
+            info!("{change}");
+        }
+        Ok(())
+    }
+
+    /// Looks at the containers of services that are being switched or watched.
+    pub(super) fn attend(&self, switchboard: &Switchboard) {
+        let stacks = switchboard.status();
+        let runs = stacks.iter().filter_map(|stack| stack.run.as_ref());
+        let mut services: BTreeSet<_> = runs.flat_map(|run| run.services.clone()).collect();
+        services.extend(self.watched().iter().cloned());
+        self.containers.attend(&services);
+    }
+
+    /// Takes over a configuration, or changes nothing. Gives what to warn of.
+    async fn apply(self: &Arc<Self>, config: Config) -> Result<Vec<String>, ReloadError> {
         let restart = self.config.load().restart_needed(&config);
         if !restart.is_empty() {
             return Err(ReloadError::RestartNeeded(restart));
@@ -188,6 +277,9 @@ impl Daemon {
         }
         Issuer::from_config(&config.acme)?;
         // Certificates first: a new host must not be routed before it can be served.
+        let before = self.config.load_full();
+        self.adoption
+            .serve(&self.certificates, &before.sites, &config.sites);
         let certificates = Arc::clone(&self.certificates);
         let upstreams = Arc::clone(&self.upstream_tls);
         let (sites, services) = (config.sites.clone(), config.services.clone());
@@ -220,7 +312,17 @@ impl Daemon {
     }
 
     /// Publishes a configuration and lets every part follow it. Must not block.
-    pub(super) fn install(&self, config: Config, layout: &Layout) {
+    pub(super) fn install(&self, mut config: Config, layout: &Layout) {
+        let _one_at_a_time = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Containers may have come and gone since it was made.
+        if self.switchboard.get().is_some() {
+            let merged = self.with_containers(&self.discovery.file.load_full());
+            config = self.discovery.patched(&config, &merged);
+        }
+        self.addresses.set_containers(self.discovery.containers());
         let live = |service: &Service| {
             layout.live.get(&service.name).copied().unwrap_or(Live {
                 color: service.first_live(),
@@ -253,15 +355,49 @@ impl Daemon {
         }
     }
 
-    /// New addresses behind a name: fills the slots again and probes what is new.
+    /// New addresses behind a name, other containers: fills the slots again and probes what is new.
+    /// Connections to containers that cannot answer any more are ended, so that what waits for them is
+    /// tried elsewhere.
     pub(super) fn refill(&self) {
         let config = self.config.load();
         for slot in self.publisher.slots() {
-            if let Some(configured) = configured(&config, &slot) {
-                fill(&slot, configured, &self.addresses);
+            let Some(configured) = configured(&config, &slot) else {
+                continue;
+            };
+            let before = slot.upstreams();
+            if !fill(&slot, configured, &self.addresses) {
+                continue;
+            }
+            let after = slot.upstreams();
+            let has_left =
+                |old: &&Arc<Upstream>| !after.iter().any(|new| new.target() == old.target());
+            let is_dead = |old: &&Arc<Upstream>| {
+                old.behind()
+                    .is_some_and(|behind| self.discovery.is_dead(behind))
+            };
+            let dead: Vec<_> = before
+                .iter()
+                .filter(has_left)
+                .filter(is_dead)
+                .filter_map(|old| match old.target() {
+                    Target::Socket(address) => Some(*address),
+                    Target::Unix(_) => None,
+                })
+                .collect();
+            if !dead.is_empty() {
+                let ended = self.publisher.end_to(&slot, &dead);
+                debug!(service = %slot.service(), ended, "connections to containers that are gone");
             }
         }
         self.sync_probes();
+    }
+
+    /// What speaks against the release of these services, a line each: how its containers ended, and
+    /// which requests failed.
+    pub(super) fn failures(&self, services: &[ServiceName]) -> Vec<String> {
+        let mut lines = self.containers.last_words(services);
+        lines.extend(self.verdicts.failures(services));
+        lines
     }
 
     /// Adds to the history, and tells whoever wants to know.

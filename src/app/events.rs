@@ -50,6 +50,13 @@ pub(super) async fn follow(
                     if entry.what == "force" {
                         entry.why.push_str(&let_go(&daemon, &entry));
                     }
+                    if let Event::RolledBack {
+                        cause: Cause::Container,
+                        ..
+                    } = &stamped.event
+                    {
+                        entry.details = daemon.containers.last_words(&entry.services);
+                    }
                     daemon.record(entry);
                 }
                 run.watch(&switchboard.status(), &stamped.stack);

@@ -6,10 +6,13 @@
 //! `publisher` writes the live table.
 
 mod addresses;
+mod adoption;
 mod certification;
+mod containers;
 mod control;
 mod daemon;
 mod demo;
+mod discovery;
 mod doctor;
 mod driver;
 mod events;
@@ -19,6 +22,7 @@ mod logging;
 mod memory;
 mod notes;
 mod operations;
+mod privileges;
 mod publisher;
 mod rehearse;
 mod replay;
@@ -30,4 +34,4 @@ pub use crate::switch::journal::repair;
 pub use doctor::{Finding, Level, doctor};
 pub use explain::explain_offline;
 pub use rehearse::rehearse;
-pub use run::{run, run_demo};
+pub use run::{has_docker, run, run_demo, run_labels};

@@ -41,7 +41,7 @@ pub(super) fn of_switch(daemon: &Daemon, event: &Event) -> Option<Note> {
         Event::Held { reason, services } => Some(Note {
             text: reason.clone(),
             services: services.clone(),
-            details: daemon.verdicts.failures(services),
+            details: daemon.failures(services),
             ..Note::new(
                 EventKind::Held,
                 format!("{}: held, somebody must decide", list(services)),
@@ -60,7 +60,7 @@ pub(super) fn of_switch(daemon: &Daemon, event: &Event) -> Option<Note> {
             let details = if *cause == Cause::Operator {
                 Vec::new()
             } else {
-                daemon.verdicts.failures(&services)
+                daemon.failures(&services)
             };
             let numbers = daemon.verdicts.of(services.first()?);
             let numbers = numbers.filter(|_| *cause != Cause::Operator);

@@ -14,6 +14,7 @@ use crate::admin::wire::{ControlError, Done, ErrorCode, Operation};
 use crate::clock;
 use crate::config::{Config, Site};
 use crate::history::Entry;
+use crate::kept;
 use crate::model::ServiceName;
 use crate::pool::{Closed, Notice};
 use crate::switch::{Freeze, MaintenanceRecord, Switchboard};
@@ -198,7 +199,7 @@ pub(super) fn sync(daemon: &Daemon, switchboard: &Switchboard) {
         page: None,
     };
     if let Some(path) = &config.maintenance.page {
-        match std::fs::read(path) {
+        match kept::read(path) {
             Ok(page) => closed.page = Some(Bytes::from(page)),
             Err(error) => {
                 warn!(%error, path = %path.display(), "the maintenance page cannot be read: the built-in one is shown");

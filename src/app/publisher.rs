@@ -214,6 +214,21 @@ impl Publisher {
         self.lock().slots.get(&(service.clone(), color)).cloned()
     }
 
+    /// Ends the connections of a slot's pools to upstreams that cannot answer any more: what waits for
+    /// them is tried elsewhere at once. Returns how many.
+    pub(super) fn end_to(&self, slot: &Slot, addresses: &[std::net::SocketAddr]) -> usize {
+        let state = self.lock();
+        let pools = state.pools.values();
+        let of_slot = pools.filter(|pool| std::ptr::eq(&**pool.slot(), slot));
+        of_slot
+            .map(|pool| {
+                let each = addresses.iter();
+                each.map(|address| pool.connections().end_to(*address))
+                    .sum::<usize>()
+            })
+            .sum()
+    }
+
     /// Every slot, in no order.
     pub(super) fn slots(&self) -> Vec<Arc<Slot>> {
         self.lock().slots.values().cloned().collect()
@@ -356,16 +371,23 @@ pub(super) fn quantiles(latency: &RollbackLatency) -> ([f64; 2], f64) {
 pub(super) fn fill(slot: &Slot, configured: &[UpstreamAddr], addresses: &Addresses) -> bool {
     let known = slot.upstreams();
     let targets = configured.iter().flat_map(|upstream| {
-        let targets = addresses.targets(upstream);
-        targets.into_iter().map(move |target| (upstream, target))
+        let container = addresses.container(upstream);
+        let (behind, reported) = container.map_or((None, None), |(b, r)| (Some(b), r));
+        let targets = addresses.targets(upstream).into_iter();
+        targets.map(move |target| (upstream, target, behind.clone(), reported))
     });
     let next: Vec<Arc<Upstream>> = targets
-        .map(|(upstream, target)| {
-            let kept = known
-                .iter()
-                .find(|old| old.configured() == upstream && *old.target() == target);
-            kept.cloned()
-                .unwrap_or_else(|| Arc::new(Upstream::new(upstream.clone(), target)))
+        .map(|(upstream, target, behind, reported)| {
+            let kept = known.iter().find(|old| {
+                old.configured() == upstream
+                    && *old.target() == target
+                    && old.behind() == behind.as_ref()
+            });
+            let upstream = kept.cloned().unwrap_or_else(|| {
+                Arc::new(Upstream::of_container(upstream.clone(), target, behind))
+            });
+            upstream.report(reported);
+            upstream
         })
         .collect();
     let unchanged = next.len() == known.len()

@@ -1,6 +1,6 @@
 //! Start and stop of the daemon.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,20 +13,23 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::addresses::Addresses;
+use super::adoption::Adoption;
 use super::certification::{self, Certification};
+use super::containers::{self, Witness};
 use super::control::DaemonControl;
 use super::daemon::{Daemon, keep, lines, place_and_word};
+use super::discovery::{self, Discovery};
 use super::driver::PoolDriver;
 use super::judge::{Evidence as Judge, Verdicts};
 use super::memory::{self, Memories, Quarantine, Watches};
 use super::notes;
 use super::publisher::Publisher;
-use super::{demo, events, logging, operations, resolve};
+use super::{demo, events, logging, operations, privileges, resolve};
 use crate::admin::listen::AdminSocket;
-use crate::admin::{ops, server};
+use crate::admin::{ops, server, socket};
 use crate::clock;
 use crate::compat;
-use crate::config::{self, Config, Service, Tls};
+use crate::config::{self, Config, Service};
 use crate::health::Prober;
 use crate::history::{Entry, History};
 use crate::http::{Client, Resolver};
@@ -36,7 +39,7 @@ use crate::notify::Notifier;
 use crate::pool::{Availability, Doors, LiveTable, Table};
 use crate::proxy::{AccessLog, Edge, Outbound, Server, Settings, StickyKey, bind, open};
 use crate::switch::{
-    By, Journal, Layout, NoContainers, Phase, Setup, StackStatus, Switchboard, VerbRequest, recover,
+    By, Journal, Layout, Phase, Setup, StackStatus, Switchboard, VerbRequest, recover,
 };
 use crate::tls;
 
@@ -58,7 +61,30 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         )
     })?;
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    runtime()?.block_on(serve(config, Some(path), None))
+    // As root, where it is: what another proxy left behind is root's as well.
+    let adoption = Adoption::read();
+    privileges::give_up_root(&config, &path)?;
+    runtime()?.block_on(serve(config, Some(path), adoption, None))
+}
+
+/// Whether containers could be discovered without any configuration: the usual socket is there.
+#[must_use]
+pub fn has_docker() -> bool {
+    discovery::is_there(&config::Docker::default().socket)
+}
+
+/// Serves what the labels of containers say, with every other setting at its default, until a signal
+/// ends it.
+///
+/// # Errors
+/// A listener cannot be bound, or the state cannot be used.
+pub fn run_labels() -> anyhow::Result<()> {
+    logging::start();
+    let config = config::load_str("no configuration file", "[docker]\n")?;
+    info!("there is no configuration file: the labels of containers say what is served");
+    let adoption = Adoption::read();
+    privileges::give_up_root(&config, Path::new(""))?;
+    runtime()?.block_on(serve(config, None, adoption, None))
 }
 
 /// Serves the demo until a signal ends it.
@@ -71,13 +97,14 @@ pub fn run_demo() -> anyhow::Result<()> {
         let apps = demo::start_apps()
             .await
             .context("cannot start the demo apps")?;
-        let admin = crate::admin::socket::demo_path();
+        let admin = socket::demo_path();
         let state_dir = demo::state_dir(&admin);
         // Every demo begins with blue live.
         let _ = std::fs::remove_dir_all(&state_dir);
         let text = demo::config_text(apps, &state_dir, &admin);
         let config = config::load_str("demo", &text)?;
-        let served = serve(config, None, Some(demo::things_to_try(&admin))).await;
+        let banner = Some(demo::things_to_try(&admin));
+        let served = serve(config, None, Adoption::default(), banner).await;
         let _ = std::fs::remove_dir_all(&state_dir);
         served
     })
@@ -102,11 +129,12 @@ fn threads() -> usize {
 async fn serve(
     config: Config,
     file: Option<std::path::PathBuf>,
+    adoption: Adoption,
     banner: Option<String>,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot take signals")?;
     raise_descriptor_limit();
-    say_what_is_not_active(&config);
+    say_warnings(&config);
 
     // First of all: what another daemon has is left alone.
     make_private(&config.state_dir)
@@ -125,8 +153,18 @@ async fn serve(
     let ops_listener = open(config.listen.ops)
         .and_then(tokio::net::TcpListener::from_std)
         .with_context(|| format!("cannot listen on {} (listen.ops)", config.listen.ops))?;
-    let admin = AdminSocket::bind(&config.listen.admin)?;
+    let admin = bind_admin(&config)?;
     let journal = Arc::new(journal);
+    let live = found.book.iter().flat_map(|book| &book.services);
+    let live = live.map(|(name, record)| (name.clone(), record.live.color));
+    let (troubles, witnessed) = tokio::sync::mpsc::unbounded_channel();
+    let discovery = Arc::new(Discovery::open(&config, live.collect(), troubles));
+    let is_demo = banner.is_some();
+    if !is_demo {
+        discovery.follow(discovery::settings(&config, file.as_deref()));
+        discovery.first_look().await;
+    }
+    let config = discovery.merged(&config, &BTreeMap::new(), &BTreeSet::new());
     let history = History::open(&config.state_dir, keep(&config));
     let recovered = recover(found.book, &config.services);
     let recovery = recovered.warnings.clone();
@@ -144,10 +182,10 @@ async fn serve(
     let metrics = Metrics::new();
     check_roots(&config)?;
     let certificates = Arc::new(tls::Store::new(&config.state_dir)?);
-    let accounts = adopt(&certificates, &config);
+    adoption.serve(&certificates, &[], &config.sites);
     // What is stored is served before anything is made in its place. The sockets listen, so
     // that an order's challenges wait there.
-    let certification = Certification::new(accounts);
+    let certification = Certification::new(adoption.accounts());
     certification
         .follow(&config, &certificates, &metrics)
         .await?;
@@ -206,6 +244,7 @@ async fn serve(
         switchboard: OnceLock::new(),
         certificates,
         certification,
+        adoption,
         acceptor: Arc::new(acceptor),
         upstream_tls,
         sticky,
@@ -219,7 +258,9 @@ async fn serve(
         memories: Memories::open(&config.state_dir),
         watches: Arc::new(Watches::open(&config.state_dir)),
         quarantine: Quarantine::open(&config.state_dir),
-        containers: Arc::new(NoContainers),
+        containers: Arc::new(Witness::new(Arc::clone(&discovery))),
+        discovery,
+        publishing: std::sync::Mutex::default(),
         history: history.clone(),
         notifier,
         journal: Arc::clone(&journal),
@@ -257,6 +298,12 @@ async fn serve(
     for pool in daemon.publisher.pools() {
         daemon.remember(&pool);
     }
+    tokio::spawn(containers::listen(
+        Arc::clone(&daemon.containers),
+        witnessed,
+    ));
+    tokio::spawn(containers::follow(Arc::clone(&daemon), switchboard.clone()));
+    tokio::spawn(containers::adopt(Arc::clone(&daemon)));
     tokio::spawn(memory::keep(Arc::clone(&daemon)));
     spawn_upkeep(&daemon);
     tokio::spawn(certification::show(Arc::clone(&daemon)));
@@ -342,26 +389,23 @@ fn bind_error(error: crate::proxy::BindError) -> anyhow::Error {
     anyhow::anyhow!("{error}: {}{hint}", error.source)
 }
 
-/// Serves what another proxy left behind for the sites that would otherwise wait for an order.
-/// Returns the ACME accounts that lie beside it.
-fn adopt(certificates: &tls::Store, config: &Config) -> Vec<tls::adopt::Account> {
-    let auto = config.sites.iter().filter(|site| site.tls == Tls::Auto);
-    let hosts: Vec<_> = auto.flat_map(|site| site.hosts.iter().cloned()).collect();
-    if hosts.is_empty() {
-        return Vec::new();
+/// The admin socket where the configuration wants it; where the usual folder for it cannot be
+/// made, as on a read-only root without a tmpfs at /run, the one in `state_dir` that `proxyctl`
+/// looks for as well.
+fn bind_admin(config: &Config) -> anyhow::Result<AdminSocket> {
+    let wanted = &config.listen.admin;
+    let error = match AdminSocket::bind(wanted) {
+        Ok(bound) => return Ok(bound),
+        Err(error) => error,
+    };
+    if *wanted != socket::default_path() || !error.is_no_place() {
+        return Err(error.into());
     }
-    let variable = |name: &str| std::env::var_os(name).map(Into::into);
-    let places = tls::adopt::Places::usual(variable);
-    let found = tls::adopt::find(&places, &hosts, clock::wall());
-    for error in &found.unusable {
-        warn!(%error, "a certificate of another program cannot be adopted");
-    }
-    for adopted in certificates.adopt(found.certificates) {
-        let names: Vec<_> = adopted.names.iter().map(ToString::to_string).collect();
-        let not_after = clock::rfc3339(adopted.not_after);
-        info!(names = names.join(" "), issuer = adopted.issuer, %not_after, source = ?adopted.source, "certificate adopted");
-    }
-    found.accounts
+    let path = socket::in_state_dir(&config.state_dir);
+    let bound = AdminSocket::bind(&path)
+        .with_context(|| format!("{error}, and neither can another one be made"))?;
+    warn!(path = %path.display(), "{error}: the admin socket is in state_dir; give /run/cutover a tmpfs, or set listen.admin");
+    Ok(bound)
 }
 
 /// Upstreams over TLS need root certificates; a variable that names none is fatal at once.
@@ -387,12 +431,9 @@ fn check_roots(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-fn say_what_is_not_active(config: &Config) {
+fn say_warnings(config: &Config) {
     for warning in &config.warnings {
         warn!("{}", place_and_word(warning));
-    }
-    for inactive in &config.inactive {
-        warn!(key = %inactive.key, "not active in this version: {}", inactive.effect);
     }
 }
 

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::daemon::{Daemon, place_and_word};
 use super::operations;
 use crate::admin::wire::{
-    Blocking, Certificate, DrainStatus, FreezeStatus, GateFailure, HoldStatus, InFlight,
-    MaintenanceStatus, Phase, ServiceState, ServiceStatus, SlotStatus, Slots, Status, SwitchStatus,
-    Tally, UpstreamStatus,
+    Blocking, Certificate, DockerProblem, DockerStatus, DrainStatus, FreezeStatus, GateFailure,
+    HoldStatus, InFlight, MaintenanceStatus, Phase, RefusedCall, ServiceState, ServiceStatus,
+    SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
 };
 use crate::clock;
 use crate::config::Config;
+use crate::docker::Link;
 use crate::model::{Color, Generation, ServiceName};
 use crate::pool::{Availability, HoldState, Slot, Upstream};
 use crate::switch::{self, Freeze, MaintenanceRecord, StackStatus};
@@ -63,12 +64,6 @@ pub(super) fn status(daemon: &Daemon) -> Status {
         })
     });
     let mut warnings: Vec<String> = config.warnings.iter().map(place_and_word).collect();
-    warnings.extend(
-        config
-            .inactive
-            .iter()
-            .map(|inactive| format!("{}: {}", inactive.key, inactive.effect)),
-    );
     warnings.extend(stacks.iter().filter_map(|stack| {
         let reason = stack.unsaved.as_ref()?;
         Some(format!(
@@ -90,7 +85,7 @@ pub(super) fn status(daemon: &Daemon) -> Status {
     Status {
         services: services.collect(),
         certificates: certificates(daemon),
-        docker: None,
+        docker: docker(daemon),
         freeze: notes.freeze.filter(is_frozen).map(frozen),
         maintenance: notes.maintenance.into_iter().map(closed).collect(),
         warnings,
@@ -98,6 +93,36 @@ pub(super) fn status(daemon: &Daemon) -> Status {
         uptime_s: now.saturating_duration_since(daemon.started).as_secs(),
         config: daemon.file.as_ref().map(|file| file.display().to_string()),
     }
+}
+
+/// Docker discovery; `None`: it is off.
+fn docker(daemon: &Daemon) -> Option<DockerStatus> {
+    let (view, failed) = daemon.discovery.shown()?;
+    let found = daemon.discovery.discovered();
+    let (state, error, api) = match (&view.link, failed) {
+        (Link::Connecting, _) => ("connecting", None, String::new()),
+        (Link::Lost { error }, _) => ("disconnected", Some(error.to_string()), String::new()),
+        (Link::Connected { api }, Some(why)) => ("failed", Some(why), api.clone()),
+        (Link::Connected { api }, None) => ("connected", None, api.clone()),
+    };
+    let refused = view.refused.iter().map(|(call, message)| RefusedCall {
+        call: call.to_string(),
+        message: message.clone(),
+        effect: call.needed_for().to_owned(),
+    });
+    let problems = found.problems.iter().map(|problem| DockerProblem {
+        container: problem.container.clone(),
+        what: problem.what.clone(),
+        fix: problem.fix.clone(),
+    });
+    Some(DockerStatus {
+        state: state.to_owned(),
+        error,
+        api,
+        containers: found.members.len(),
+        refused: refused.collect(),
+        problems: problems.collect(),
+    })
 }
 
 fn held(hold: &HoldState, now: Instant) -> HoldStatus {
@@ -194,6 +219,7 @@ fn upstream_status(upstream: &Upstream, now: Instant) -> UpstreamStatus {
         healthy,
         reason,
         probe_ms: probe.latency.map(milliseconds),
+        container: upstream.behind().map(|behind| behind.name.to_string()),
     }
 }
 

@@ -134,3 +134,9 @@ pub fn as_value(typed: &str) -> String {
         _ => toml::Value::from(typed).to_string(),
     }
 }
+
+/// A text as a value of the configuration, quoted and escaped.
+#[must_use]
+pub fn text_value(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}

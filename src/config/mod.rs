@@ -8,8 +8,10 @@
 mod diagnostic;
 mod env;
 mod global;
+mod join;
 mod load;
 mod parse;
+mod paths;
 mod render;
 mod rollback;
 pub mod schema;
@@ -24,9 +26,12 @@ pub use global::{
     AccessLog, Acme, AcmeFallback, Docker, DockerSocket, Eab, History, IpSet, Limits, Listen, Log,
     LogFormat, LogSkip, Maintenance, Notify, NotifyEvent, NotifyKind, Rotate, Secret, Timeouts,
 };
+pub use join::JoinedSite;
 pub use load::{
     Found, as_value, find, find_with, load, load_both, load_str, load_str_with, load_with, read,
+    text_value,
 };
+pub use render::rollback_text;
 pub use rollback::{
     AfterAction, RescueBudget, Rollback, RollbackAfter, RollbackBaseline, RollbackErrors,
     RollbackFast, RollbackGate, RollbackLatency, RollbackMode, RollbackRules, RuleAction,
@@ -69,12 +74,14 @@ pub struct Config {
     pub docker: Option<Docker>,
     /// Where events go.
     pub notify: Vec<Notify>,
+    /// `[rollback]`: what holds for services that say nothing themselves.
+    pub rollback: Rollback,
     /// Sites in the order of the file.
     pub sites: Vec<Site>,
     /// Services in the order of their names.
     pub services: Vec<Service>,
-    /// What parsed but does nothing in this version; said at start, one line each.
-    pub inactive: Vec<Inactive>,
+    /// Files that secrets were read from.
+    pub secret_files: Vec<PathBuf>,
     /// What is allowed but deserves a word, such as a secret file that others can read.
     pub warnings: Vec<Diagnostic>,
 }
@@ -82,15 +89,6 @@ pub struct Config {
 /// Position of a service in [`Config::services`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceIndex(pub usize);
-
-/// A key whose feature is not part of this version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inactive {
-    /// Path of the key, such as `acme.email`.
-    pub key: String,
-    /// What will not happen, such as `containers are not discovered yet`.
-    pub effect: &'static str,
-}
 
 impl Config {
     /// Names of the keys whose value differs in `new` and cannot change in a running daemon:

@@ -174,7 +174,7 @@ async fn run(shared: Arc<Shared>, target: ProbeTarget) {
         client,
         ..
     } = &target;
-    let known = upstream.probe();
+    let known = upstream.own_probe();
     if known.state != Availability::Unknown {
         // Not in step with everything else that a reload started.
         tokio::time::sleep(health.interval.mul_f64(fastrand::f64())).await;

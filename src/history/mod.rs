@@ -88,6 +88,9 @@ pub struct Entry {
     /// Those of them that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<u64>,
+    /// More about it, a line each: the last lines of the log of a container that ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
 }
 
 /// The history of one state folder. A clone is the same one.

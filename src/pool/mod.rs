@@ -45,4 +45,6 @@ pub use route::{Candidate, Found, RequestView, Routes, SiteEntry, host_of};
 pub use slot::{Slot, SlotSettings};
 pub use stream_end::StreamEnd;
 pub use table::{LiveTable, ServiceEntry, Table};
-pub use upstream::{Attempt, Availability, ProbeRecord, Target, Upstream, UpstreamUse};
+pub use upstream::{
+    Attempt, Availability, Behind, ProbeRecord, Reported, Target, Upstream, UpstreamUse,
+};

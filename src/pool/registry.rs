@@ -12,10 +12,11 @@
 //! upgrades and event streams, never for an ordinary request.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{Shutdown, SockaddrStorage, getpeername, shutdown};
 
 use crate::model::Kind;
 
@@ -70,6 +71,16 @@ impl Registry {
         of_kind.map(|one| end(one.fd)).count()
     }
 
+    /// Ends the connections to an address whose container cannot answer any more. Returns how many.
+    pub fn end_to(&self, address: SocketAddr) -> usize {
+        let inner = self.lock();
+        let to_it = inner
+            .open
+            .values()
+            .filter(|one| peer(one.fd) == Some(address));
+        to_it.map(|one| end(one.fd)).count()
+    }
+
     /// How many connections are open.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -116,6 +127,13 @@ impl OpenConnection {
     }
 }
 
+/// Whom a connection leads to.
+fn peer(fd: RawFd) -> Option<SocketAddr> {
+    let peer = getpeername::<SockaddrStorage>(fd).ok()?;
+    let v4 = peer.as_sockaddr_in().map(|v4| SocketAddr::from(*v4));
+    v4.or_else(|| peer.as_sockaddr_in6().map(|v6| SocketAddr::from(*v6)))
+}
+
 /// A peer that is gone already has nothing left to shut down.
 fn end(fd: RawFd) {
     let _ = shutdown(fd, Shutdown::Both);
@@ -140,6 +158,23 @@ mod tests {
         assert!(registry.opened(here.as_raw_fd()).is_none());
         open.closing();
         assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn only_connections_to_that_address_are_ended() {
+        use std::net::{TcpListener, TcpStream};
+        let registry = Registry::default();
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = [0, 1].map(|n| listeners[n].local_addr().unwrap());
+        let mut streams = addresses.map(|address| TcpStream::connect(address).unwrap());
+        for stream in &streams {
+            assert!(registry.opened(stream.as_raw_fd()).is_some());
+        }
+        assert_eq!(registry.end_to(addresses[0]), 1);
+        assert_eq!(streams[0].read(&mut [0; 1]).unwrap(), 0);
+        streams[1].set_nonblocking(true).unwrap();
+        let open = streams[1].read(&mut [0; 1]).unwrap_err();
+        assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -138,7 +138,8 @@ fn routes(sites: Vec<Site>) -> Routes {
         notify: Vec::new(),
         sites,
         services: Vec::new(),
-        inactive: Vec::new(),
+        secret_files: Vec::new(),
+        rollback: crate::config::Rollback::default(),
         warnings: Vec::new(),
     })
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -57,6 +57,27 @@ pub struct ProbeRecord {
     pub passes: u32,
 }
 
+/// The container behind an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// Its name, for people.
+    pub name: Arc<str>,
+    /// Different for every container and every start of one: what was known of another run says
+    /// nothing of this one, though the address be the same.
+    pub run: Arc<str>,
+}
+
+/// What a container's own health check says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// It passes.
+    Healthy,
+    /// It did not pass yet: takes live traffic, passes no gate.
+    Starting,
+    /// It fails.
+    Unhealthy,
+}
+
 /// How one attempt on an upstream ended, for passive ejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
@@ -76,8 +97,14 @@ pub struct Upstream {
     label: Arc<str>,
     shown: Arc<str>,
     id: u64,
+    behind: Option<Behind>,
     state: AtomicU8,
+    /// What own probes found.
+    own: ArcSwap<ProbeRecord>,
+    /// What they found together with what was reported.
     probe: ArcSwap<ProbeRecord>,
+    /// What was reported; held while the two are put together.
+    reported: Mutex<Option<Reported>>,
     in_flight: AtomicUsize,
     connect_failures: AtomicU32,
     server_errors: AtomicU32,
@@ -92,26 +119,36 @@ impl Upstream {
     /// A new address, not probed yet. `target` must be what `configured` names or resolves to.
     #[must_use]
     pub fn new(configured: UpstreamAddr, target: Target) -> Self {
+        Self::of_container(configured, target, None)
+    }
+
+    /// As [`Upstream::new`], with the container that answers there.
+    #[must_use]
+    pub fn of_container(configured: UpstreamAddr, target: Target, behind: Option<Behind>) -> Self {
         let label: Arc<str> = configured.to_string().into();
         let shown = match (configured.endpoint(), &target) {
             (Endpoint::Name { .. }, Target::Socket(addr)) => format!("{label} ({addr})").into(),
             _ => Arc::clone(&label),
         };
         let id = stable_hash(&[label.as_bytes(), target.to_string().as_bytes()]);
+        let unknown = ProbeRecord {
+            state: Availability::Unknown,
+            reason: None,
+            latency: None,
+            at: None,
+            passes: 0,
+        };
         Self {
             configured,
             target,
             label,
             shown,
             id,
+            behind,
             state: AtomicU8::new(encode(Availability::Unknown)),
-            probe: ArcSwap::from_pointee(ProbeRecord {
-                state: Availability::Unknown,
-                reason: None,
-                latency: None,
-                at: None,
-                passes: 0,
-            }),
+            own: ArcSwap::from_pointee(unknown.clone()),
+            probe: ArcSwap::from_pointee(unknown),
+            reported: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             connect_failures: AtomicU32::new(0),
             server_errors: AtomicU32::new(0),
@@ -152,10 +189,58 @@ impl Upstream {
         self.id
     }
 
+    /// The container that answers here, if it is known.
+    #[must_use]
+    pub fn behind(&self) -> Option<&Behind> {
+        self.behind.as_ref()
+    }
+
     /// Stores what `health` found. Only `health` calls this.
     pub fn set_probe(&self, record: ProbeRecord) {
+        let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        self.own.store(Arc::new(record));
+        self.put_together(*reported);
+    }
+
+    /// Stores what the container's health check says; `None`: it has none. Only the writer of slots
+    /// calls this. True when it says something else than before.
+    pub fn report(&self, now: Option<Reported>) -> bool {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if *reported == now {
+            return false;
+        }
+        *reported = now;
+        self.put_together(now);
+        true
+    }
+
+    /// Healthy is what both call so; what one calls down is down.
+    fn put_together(&self, reported: Option<Reported>) {
+        let own = self.own.load();
+        let record = match (reported, own.state) {
+            (None | Some(Reported::Healthy), _)
+            | (Some(Reported::Starting), Availability::Down) => ProbeRecord::clone(&own),
+            (Some(Reported::Starting), _) => ProbeRecord {
+                state: Availability::Unknown,
+                reason: Some("the container's health check has not passed yet".to_owned()),
+                passes: 0,
+                ..ProbeRecord::clone(&own)
+            },
+            (Some(Reported::Unhealthy), _) => ProbeRecord {
+                state: Availability::Down,
+                reason: Some("the container's health check fails".to_owned()),
+                passes: 0,
+                ..ProbeRecord::clone(&own)
+            },
+        };
         self.state.store(encode(record.state), Ordering::Relaxed);
         self.probe.store(Arc::new(record));
+    }
+
+    /// What own probes found, whatever was reported.
+    #[must_use]
+    pub fn own_probe(&self) -> Arc<ProbeRecord> {
+        self.own.load_full()
     }
 
     /// Counts one probe. Only `health` calls this.
@@ -174,13 +259,13 @@ impl Upstream {
         )
     }
 
-    /// The newest probe finding.
+    /// The newest finding: of the probes, and of the container's own health check.
     #[must_use]
     pub fn probe(&self) -> Arc<ProbeRecord> {
         self.probe.load_full()
     }
 
-    /// What active probes say.
+    /// What active probes and the container's own health check say.
     #[must_use]
     pub fn availability(&self) -> Availability {
         decode(self.state.load(Ordering::Relaxed))
@@ -320,4 +405,43 @@ const fn decode(byte: u8) -> Availability {
 fn since_epoch(now: Instant) -> Duration {
     static EPOCH: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     now.saturating_duration_since(*EPOCH.get_or_init(|| now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_must_call_an_upstream_healthy_and_one_can_call_it_down() {
+        let target = Target::Socket(SocketAddr::from(([10, 0, 0, 1], 80)));
+        let upstream = Upstream::new("10.0.0.1:80".parse().unwrap(), target);
+        let probed = |state| ProbeRecord {
+            state,
+            passes: 2,
+            ..ProbeRecord::clone(&upstream.own_probe())
+        };
+        use Availability::{Down, Healthy, Unknown};
+        use Reported::{Starting, Unhealthy};
+        for (own, reported, both) in [
+            (Healthy, None, Healthy),
+            (Healthy, Some(Reported::Healthy), Healthy),
+            (Healthy, Some(Starting), Unknown),
+            (Healthy, Some(Unhealthy), Down),
+            (Unknown, Some(Reported::Healthy), Unknown),
+            (Unknown, Some(Unhealthy), Down),
+            (Down, Some(Reported::Healthy), Down),
+            (Down, Some(Starting), Down),
+        ] {
+            upstream.set_probe(probed(own));
+            upstream.report(reported);
+            assert_eq!(upstream.availability(), both, "{own:?} {reported:?}");
+            assert_eq!(upstream.probe().state, both);
+            assert_eq!(upstream.own_probe().state, own);
+            upstream.report(None);
+            upstream.report(reported);
+            upstream.set_probe(probed(own));
+            assert_eq!(upstream.availability(), both, "in the other order");
+        }
+        assert!(!upstream.report(Some(Starting)), "nothing new");
+    }
 }

@@ -23,6 +23,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::certificate::Pair;
 use super::error::{Fault, TlsError};
+use crate::config::Secret;
 use crate::model::HostPattern;
 
 /// Where other programs keep their certificates.
@@ -51,15 +52,23 @@ impl Places {
     }
 }
 
-/// What [`find`] found.
+/// What another program left behind: all of it, so that it needs to be read only once, while this
+/// process may read it.
 #[derive(Debug, Default)]
-pub struct Found {
-    /// Valid certificates for the hosts that were asked for, for [`super::Store::adopt`].
-    pub certificates: Vec<Adopted>,
+pub struct Legacy {
+    pairs: Vec<Left>,
     /// What looked like a certificate and could not be used. Worth a warning each.
     pub unusable: Vec<TlsError>,
     /// ACME accounts of Caddy.
     pub accounts: Vec<Account>,
+}
+
+/// A certificate with its key, whoever it is for.
+#[derive(Debug)]
+struct Left {
+    cert: PathBuf,
+    key: PathBuf,
+    pair: Pair,
 }
 
 /// A valid certificate with its key.
@@ -83,8 +92,10 @@ pub struct Account {
     pub directory: String,
     /// JSON of the account, with its `location`.
     pub json: PathBuf,
-    /// PEM of its key.
+    /// Where its key is.
     pub key: PathBuf,
+    /// PEM of the key.
+    pem: Secret,
 }
 
 impl Account {
@@ -104,13 +115,13 @@ impl Account {
     /// Its private key (P-256) as PKCS #8.
     ///
     /// # Errors
-    /// The file cannot be read, or holds no such key.
+    /// The file holds no such key.
     pub fn private_key(&self) -> Result<PrivatePkcs8KeyDer<'static>, TlsError> {
         let file = self.key.as_path();
-        let pem = fs::read(file).map_err(|e| TlsError::new(file, Fault::Unreadable(e)))?;
         let wrong =
             |why: &dyn std::fmt::Display| TlsError::new(file, Fault::Setup(why.to_string()));
-        let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| wrong(&error))?;
+        let der = PrivateKeyDer::from_pem_slice(self.pem.reveal().as_bytes())
+            .map_err(|error| wrong(&error))?;
         // Caddy writes SEC 1.
         let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
         let pair = EcdsaKeyPair::from_private_key_der(algorithm, der.secret_der())
@@ -120,57 +131,62 @@ impl Account {
     }
 }
 
-/// Looks for certificates for `hosts`. Folders that do not exist are nothing unusual. For every
-/// host the certificate wins that is valid longest. Blocks.
-#[must_use]
-pub fn find(places: &Places, hosts: &[HostPattern], now: SystemTime) -> Found {
-    let mut found = Found::default();
-    let mut pairs = Vec::new();
-    for data in &places.caddy {
-        caddy(data, &mut pairs, &mut found);
-    }
-    for folder in &places.certbot {
-        certbot(folder, &mut pairs, &mut found);
-    }
-    let mut usable: Vec<Adopted> = Vec::new();
-    for (cert, key) in pairs {
-        match read(&cert, &key) {
-            Ok(pair) => {
-                let leaf = pair.leaf();
-                let not_after = leaf.not_after;
-                if leaf.not_before <= now && now < not_after {
-                    usable.push(Adopted {
-                        names: Vec::new(),
-                        cert,
-                        key,
-                        not_after,
-                        pair,
-                    });
-                }
+impl Legacy {
+    /// Reads what is there. Folders that do not exist are nothing unusual. Blocks.
+    #[must_use]
+    pub fn read(places: &Places) -> Self {
+        let mut found = Self::default();
+        let mut pairs = Vec::new();
+        for data in &places.caddy {
+            caddy(data, &mut pairs, &mut found);
+        }
+        for folder in &places.certbot {
+            certbot(folder, &mut pairs, &mut found);
+        }
+        for (cert, key) in pairs {
+            match read(&cert, &key) {
+                Ok(pair) => found.pairs.push(Left { cert, key, pair }),
+                Err(error) => found.unusable.push(error),
             }
-            Err(error) => found.unusable.push(error),
         }
+        found
     }
-    let mut chosen: BTreeMap<usize, Vec<HostPattern>> = BTreeMap::new();
-    for host in hosts {
-        let best = usable
-            .iter()
-            .enumerate()
-            .filter(|(_, adopted)| adopted.pair.leaf().names_pattern(host))
-            .max_by_key(|(_, adopted)| adopted.not_after);
-        if let Some((at, _)) = best {
-            chosen.entry(at).or_default().push(host.clone());
+
+    /// The certificates for `hosts` that are valid now, for [`super::Store::adopt`]. For every
+    /// host the one wins that is valid longest.
+    #[must_use]
+    pub fn fitting(&self, hosts: &[HostPattern], now: SystemTime) -> Vec<Adopted> {
+        let valid = |left: &&Left| {
+            let leaf = left.pair.leaf();
+            leaf.not_before <= now && now < leaf.not_after
+        };
+        let valid: Vec<&Left> = self.pairs.iter().filter(valid).collect();
+        let mut chosen: BTreeMap<usize, Vec<HostPattern>> = BTreeMap::new();
+        for host in hosts {
+            let best = valid
+                .iter()
+                .enumerate()
+                .filter(|(_, left)| left.pair.leaf().names_pattern(host))
+                .max_by_key(|(_, left)| left.pair.leaf().not_after);
+            if let Some((at, _)) = best {
+                chosen.entry(at).or_default().push(host.clone());
+            }
         }
+        let adopted = chosen.into_iter().map(|(at, names)| {
+            let left = valid[at];
+            Adopted {
+                names,
+                cert: left.cert.clone(),
+                key: left.key.clone(),
+                not_after: left.pair.leaf().not_after,
+                pair: left.pair.clone(),
+            }
+        });
+        adopted.collect()
     }
-    for (at, adopted) in usable.into_iter().enumerate() {
-        if let Some(names) = chosen.remove(&at) {
-            found.certificates.push(Adopted { names, ..adopted });
-        }
-    }
-    found
 }
 
-fn caddy(data: &Path, pairs: &mut Vec<(PathBuf, PathBuf)>, found: &mut Found) {
+fn caddy(data: &Path, pairs: &mut Vec<(PathBuf, PathBuf)>, found: &mut Legacy) {
     for issuer in folder(&data.join("certificates"), found) {
         if !is_public(&name_of(&issuer)) {
             continue;
@@ -190,17 +206,24 @@ fn caddy(data: &Path, pairs: &mut Vec<(PathBuf, PathBuf)>, found: &mut Found) {
             let json = files.iter().find(|file| has_extension(file, "json"));
             let key = files.iter().find(|file| has_extension(file, "key"));
             if let (Some(json), Some(key)) = (json, key) {
-                found.accounts.push(Account {
-                    directory: name_of(&directory),
-                    json: json.clone(),
-                    key: key.clone(),
-                });
+                match fs::read_to_string(key) {
+                    Ok(pem) => found.accounts.push(Account {
+                        directory: name_of(&directory),
+                        json: json.clone(),
+                        key: key.clone(),
+                        pem: Secret::new(pem),
+                    }),
+                    Err(error) => {
+                        let fault = Fault::Unreadable(error);
+                        found.unusable.push(TlsError::new(key, fault));
+                    }
+                }
             }
         }
     }
 }
 
-fn certbot(root: &Path, pairs: &mut Vec<(PathBuf, PathBuf)>, found: &mut Found) {
+fn certbot(root: &Path, pairs: &mut Vec<(PathBuf, PathBuf)>, found: &mut Legacy) {
     for lineage in folder(&root.join("live"), found) {
         if !lineage.is_dir() {
             continue;
@@ -234,7 +257,7 @@ fn read(cert: &Path, key: &Path) -> Result<Pair, TlsError> {
 
 /// What is in a folder, in the order of its names; nothing in one that is not there. One that
 /// cannot be read is unusable, and said to be.
-fn folder(path: &Path, found: &mut Found) -> Vec<PathBuf> {
+fn folder(path: &Path, found: &mut Legacy) -> Vec<PathBuf> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error)

@@ -145,6 +145,7 @@ fn name_covers(name: &HostPattern, host: &str) -> bool {
 }
 
 /// A chain with the key that belongs to its leaf.
+#[derive(Clone)]
 pub(super) struct Pair {
     key: CertifiedKey,
     leaf: Leaf,
@@ -157,6 +158,7 @@ impl fmt::Debug for Pair {
 }
 
 /// What is read from the first certificate of a chain.
+#[derive(Clone)]
 pub(super) struct Leaf {
     pub(super) names: Vec<HostPattern>,
     pub(super) issuer: String,

@@ -202,7 +202,7 @@ impl Store {
         Some(certificate.info().clone())
     }
 
-    /// Serves certificates that another program left behind ([`super::adopt::find`]), wherever
+    /// Serves certificates that another program left behind ([`super::adopt::Legacy`]), wherever
     /// a site with `tls = "auto"` answers to their names and nothing was installed. Call it
     /// before the first [`Store::apply`]: names that have a certificate then need none from
     /// the local CA. Returns what is served.

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::digest;
 
 use super::error::{Fault, TlsError};
+use crate::kept;
 
 /// A file that changed less than this before it was read may change again without a trace in
 /// its times, so it is read once more.
@@ -188,7 +189,7 @@ impl Watched {
         self.files
             .iter()
             .map(|file| {
-                fs::read(file).map_err(|error| TlsError::new(file, Fault::Unreadable(error)))
+                kept::read(file).map_err(|error| TlsError::new(file, Fault::Unreadable(error)))
             })
             .collect()
     }

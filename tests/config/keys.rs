@@ -197,7 +197,6 @@ fn the_defaults_of_the_schema_are_those_of_the_parser() {
         };
         let mut config = load_str_with("f", &text, &Env::process())
             .unwrap_or_else(|errors| panic!("{text}: {errors}"));
-        config.inactive.clone_from(&plain.inactive);
         config.warnings.clone_from(&plain.warnings);
         if path == "docker" {
             assert_eq!(

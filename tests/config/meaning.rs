@@ -27,10 +27,6 @@ fn site(extra: &str) -> String {
     format!("[[site]]\nhosts = [\"example.com\"]\nservice = \"web\"\n{extra}\n{SERVICE}")
 }
 
-fn inactive(config: &Config) -> Vec<&str> {
-    config.inactive.iter().map(|key| key.key.as_str()).collect()
-}
-
 fn warnings(config: &Config) -> Vec<String> {
     config.warnings.iter().map(ToString::to_string).collect()
 }
@@ -115,25 +111,6 @@ fn auto_is_internal_where_no_public_ca_certifies_every_name() {
     );
     let default = load("[[site]]\ndefault = true\nupstream = [\"app:1\"]\n");
     assert_eq!(default.sites[0].tls, Tls::Internal);
-}
-
-#[test]
-fn keys_without_effect_are_told_only_when_written() {
-    assert_eq!(inactive(&load(&site("tls = \"internal\""))), [""; 0]);
-    let config = load(&format!(
-        "{}[rollback]\nmode = \"off\"\n[rollback.fast]\nq = 0.8\n\
-         [service.web.rollback.after]\nquarantine = false\n\
-         [acme]\nemail = \"me@example.com\"\n[docker]\n\
-         [[notify]]\nurl = \"https://hooks.test\"\n",
-        site("")
-    ));
-    assert_eq!(inactive(&config), ["docker"]);
-    let off = load(&format!(
-        "{}[docker]\nenabled = false\n",
-        site("tls = \"off\"")
-    ));
-    assert_eq!(inactive(&off), [""; 0]);
-    assert!(config.inactive.iter().all(|key| !key.effect.is_empty()));
 }
 
 #[test]

@@ -8,6 +8,7 @@
 pub mod ca;
 pub mod clients;
 pub mod counts;
+pub mod docker;
 pub mod journal;
 pub mod origin;
 pub mod raw;

@@ -20,9 +20,9 @@ pub use error::{ControlError, ErrorBody, ErrorCode};
 pub use judge::{FailingRoute, FailureSample, JudgeReport, JudgeService, ReplayReport, Share};
 pub use operation::{Done, HistoryReport, HistoryRequest, Operation};
 pub use status::{
-    Blocking, Certificate, DockerStatus, DrainStatus, FreezeStatus, GateFailure, HoldStatus,
-    InFlight, MaintenanceStatus, Phase, ServiceState, ServiceStatus, SlotStatus, Slots, Status,
-    SwitchStatus, Tally, UpstreamStatus,
+    Blocking, Certificate, DockerProblem, DockerStatus, DrainStatus, FreezeStatus, GateFailure,
+    HoldStatus, InFlight, MaintenanceStatus, Phase, RefusedCall, ServiceState, ServiceStatus,
+    SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
 };
 pub use verb::{
     Candidate, ConfigReport, DecisionRequest, Event, ExplainReport, ExplainRequest, Outcome,

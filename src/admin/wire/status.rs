@@ -205,6 +205,9 @@ pub struct UpstreamStatus {
     /// Duration of the last probe, in milliseconds.
     #[serde(default)]
     pub probe_ms: Option<f64>,
+    /// Name of the container that answers there; left out when none is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// Requests by kind.
@@ -413,11 +416,45 @@ pub struct Certificate {
 /// Docker discovery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DockerStatus {
-    /// `connected`, `disconnected` or another word.
+    /// `connecting`, `connected`, `disconnected` or `failed` (what was found cannot be served).
     pub state: String,
     /// Why it is not connected.
     #[serde(default)]
     pub error: Option<String>,
+    /// Version of the engine's API that is spoken; empty: it does not tell.
+    #[serde(default)]
+    pub api: String,
+    /// Containers that serve or could.
+    #[serde(default)]
+    pub containers: usize,
+    /// Calls that the engine, or a socket proxy before it, refuses, and what does not work for it.
+    #[serde(default)]
+    pub refused: Vec<RefusedCall>,
+    /// Containers, labels and routes that are not served, and why.
+    #[serde(default)]
+    pub problems: Vec<DockerProblem>,
+}
+
+/// A call that Docker refuses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedCall {
+    /// Such as `GET /events`.
+    pub call: String,
+    /// What it said.
+    pub message: String,
+    /// What does not work without it.
+    pub effect: String,
+}
+
+/// Something about a container that keeps it from being served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerProblem {
+    /// Its name.
+    pub container: String,
+    /// What is so.
+    pub what: String,
+    /// What to do.
+    pub fix: String,
 }
 
 #[cfg(test)]
@@ -440,6 +477,7 @@ mod tests {
                             healthy: None,
                             reason: None,
                             probe_ms: None,
+                            container: None,
                         }],
                         in_flight: InFlight::from_counts([3, 2, 1]),
                         ..SlotStatus::default()

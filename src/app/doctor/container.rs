@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{Finding, Level};
 use crate::config::{Config, DockerSocket};
+use crate::docker::own_ids;
 use crate::http::{Client, Dial, Get, Origin};
 use crate::model::Scheme;
 
@@ -74,34 +75,6 @@ fn judge(needed: Duration, grace: Option<Result<Duration, String>>) -> Finding {
     }
 }
 
-/// Names by which Docker may know this container, the surest first.
-fn own_ids(mountinfo: &str, cgroup: &str, hostname: &str) -> Vec<String> {
-    let is_id = |word: &&str| {
-        word.len() == 64
-            && word
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    // Docker mounts /etc/hostname from /var/lib/docker/containers/ID/hostname.
-    let mounts = mountinfo
-        .lines()
-        .filter(|line| line.contains("/containers/"));
-    let words = mounts
-        .chain(cgroup.lines())
-        .flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric()));
-    let mut ids: Vec<String> = words.filter(is_id).map(str::to_owned).collect();
-    let hostname = hostname.trim();
-    if !hostname.is_empty()
-        && hostname
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    {
-        ids.push(hostname.to_owned());
-    }
-    ids.dedup();
-    ids
-}
-
 /// How long Docker waits between SIGTERM and SIGKILL for the first of these that it knows.
 async fn grace(socket: &DockerSocket, ids: &[String]) -> Result<Duration, String> {
     let dial = match socket {
@@ -148,18 +121,6 @@ mod tests {
     use super::*;
 
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-
-    #[test]
-    fn the_own_container_is_found_in_what_docker_mounts() {
-        let mountinfo = format!(
-            "611 604 0:53 / /proc rw - proc proc rw\n\
-             633 604 8:1 /var/lib/docker/containers/{ID}/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n"
-        );
-        assert_eq!(own_ids(&mountinfo, "0::/\n", "proxy\n"), [ID, "proxy"]);
-        let cgroup = format!("12:cpu:/docker/{ID}\n");
-        assert_eq!(own_ids("", &cgroup, ""), [ID]);
-        assert_eq!(own_ids("", "0::/\n", "../secret\n"), [""; 0]);
-    }
 
     /// Docker, for one connection after the other.
     fn docker(path: &Path, answers: Vec<String>) {

@@ -5,7 +5,9 @@
 
 mod certificates;
 mod container;
+mod docker;
 mod holder;
+mod paths;
 mod sockets;
 
 use std::fs;
@@ -17,6 +19,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::privileges;
 use crate::clock;
 use crate::compat;
 use crate::config::Config;
@@ -112,8 +115,11 @@ pub async fn doctor(file: &Path, running: bool) -> Vec<Finding> {
             "see docs/config.md",
         )
     }));
+    let user = privileges::user_of_daemon(&config, file);
     found.extend(ports(&config, running));
-    found.extend(sockets::sockets(&config, running));
+    found.extend(paths::paths(&config, file, user.as_ref()));
+    found.extend(sockets::sockets(&config, running, user.as_ref()));
+    found.extend(docker::docker(&config, file).await);
     found.extend(storage(&config.state_dir));
     found.push(clock_check());
     found.push(descriptors(&config));

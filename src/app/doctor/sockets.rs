@@ -7,15 +7,23 @@ use std::path::Path;
 use nix::unistd::{AccessFlags, access};
 
 use super::{Finding, Level};
+use crate::admin::socket;
+use crate::app::privileges::{User, look_as};
 use crate::config::{Config, DockerSocket};
 
 const CHECK: &str = "sockets";
 
-pub(super) fn sockets(config: &Config, running: bool) -> Vec<Finding> {
-    let mut found = vec![admin(&config.listen.admin, running)];
+/// `user`: whom a start as root becomes; `None`: the daemon is whoever asks.
+pub(super) fn sockets(config: &Config, running: bool, user: Option<&User>) -> Vec<Finding> {
+    let mut path = config.listen.admin.clone();
+    let fallback = socket::in_state_dir(&config.state_dir);
+    if path == socket::default_path() && !path.exists() && fallback.exists() {
+        path = fallback;
+    }
+    let mut found = vec![admin(&path, running)];
     if let Some(docker) = config.docker.as_ref().filter(|docker| docker.enabled) {
         found.extend(match &docker.socket {
-            DockerSocket::Unix(path) => Some(docker_socket(path)),
+            DockerSocket::Unix(path) => Some(docker_socket(path, user)),
             // An address, not a file.
             DockerSocket::Tcp(_) => None,
         });
@@ -71,7 +79,7 @@ fn admin(path: &Path, running: bool) -> Finding {
     }
 }
 
-fn docker_socket(path: &Path) -> Finding {
+fn docker_socket(path: &Path, user: Option<&User>) -> Finding {
     let shown = path.display();
     let is_socket = fs::metadata(path).map(|found| found.file_type().is_socket());
     if !matches!(is_socket, Ok(true)) {
@@ -96,7 +104,10 @@ fn docker_socket(path: &Path) -> Finding {
             "chmod 660 the socket",
         );
     }
-    match access(path, AccessFlags::R_OK | AccessFlags::W_OK) {
+    let usable = look_as(user, |_| {
+        access(path, AccessFlags::R_OK | AccessFlags::W_OK)
+    });
+    match usable.and_then(|usable| usable.map_err(Into::into)) {
         Ok(()) => Finding::ok(CHECK, format!("{shown} can be used")),
         Err(error) => Finding::bad(
             CHECK,
@@ -142,11 +153,29 @@ mod tests {
     fn a_docker_socket_for_everybody_is_told_and_so_is_none() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("docker.sock");
-        assert!(docker_socket(&path).what.contains("No such file"));
+        assert!(docker_socket(&path, None).what.contains("No such file"));
         let _listener = UnixListener::bind(&path).expect("a socket");
         for (mode, level) in [(0o660, Level::Ok), (0o666, Level::Warning)] {
             set_mode(&path, mode);
-            assert_eq!(docker_socket(&path).level, level, "{mode:o}");
+            assert_eq!(docker_socket(&path, None).level, level, "{mode:o}");
         }
+    }
+
+    #[test]
+    fn a_docker_socket_is_looked_at_as_the_daemons_user() {
+        assert!(nix::unistd::geteuid().is_root(), "needs root");
+        let folder = tempfile::tempdir().expect("a folder");
+        set_mode(folder.path(), 0o755);
+        let path = folder.path().join("docker.sock");
+        let _listener = UnixListener::bind(&path).expect("a socket");
+        set_mode(&path, 0o660);
+        let user = |groups: &[u32]| User {
+            uid: 65534,
+            gid: 65534,
+            groups: groups.to_vec(),
+        };
+        let level = |groups| docker_socket(&path, Some(&user(groups))).level;
+        assert_eq!(level(&[]), Level::Warning);
+        assert_eq!(level(&[0]), Level::Ok, "the socket is root's");
     }
 }

@@ -55,5 +55,7 @@ fn entry(entry: &Entry) -> Vec<Line> {
     if !numbers.is_empty() {
         lines.push(Line::new().with(Style::Dim, format!("    {}", numbers.join(", "))));
     }
+    let details = entry.details.iter();
+    lines.extend(details.map(|line| Line::new().with(Style::Dim, format!("    {line}"))));
     lines
 }

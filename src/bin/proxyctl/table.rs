@@ -1,8 +1,8 @@
 //! `status` as people read it.
 
 use cutover::admin::wire::{
-    Certificate, FreezeStatus, HoldStatus, MaintenanceStatus, ServiceState, ServiceStatus,
-    SlotStatus, Status, UpstreamStatus,
+    Certificate, DockerStatus, FreezeStatus, HoldStatus, MaintenanceStatus, ServiceState,
+    ServiceStatus, SlotStatus, Status, UpstreamStatus,
 };
 use cutover::model::Color;
 
@@ -36,13 +36,8 @@ pub(crate) fn status(status: &Status) -> Vec<Line> {
     }
     lines.extend(certificates(&status.certificates));
     if let Some(docker) = &status.docker {
-        let error = docker.error.as_ref().map(|error| format!(": {error}"));
         lines.push(Line::new());
-        lines.push(Line::new().with(Style::Bold, "docker").plain(format!(
-            "  {}{}",
-            docker.state,
-            error.unwrap_or_default()
-        )));
+        lines.extend(discovery(docker));
     }
     if !status.warnings.is_empty() {
         lines.push(Line::new());
@@ -55,6 +50,29 @@ pub(crate) fn status(status: &Status) -> Vec<Line> {
                 .plain(warning),
         );
     }
+    lines
+}
+
+/// The engine, what it refuses, and what is not served for which reason.
+fn discovery(docker: &DockerStatus) -> Vec<Line> {
+    let error = docker.error.as_ref().map(|error| format!(": {error}"));
+    let count = match docker.containers {
+        0 => String::new(),
+        count => format!(", {count} containers"),
+    };
+    let head = format!("  {}{count}{}", docker.state, error.unwrap_or_default());
+    let mut lines = vec![Line::new().with(Style::Bold, "docker").plain(head)];
+    lines.extend(docker.refused.iter().map(|refused| {
+        Line::new()
+            .with(Style::Warn, "  refused")
+            .plain(format!("  {}: {}", refused.call, refused.effect))
+    }));
+    lines.extend(docker.problems.iter().map(|problem| {
+        Line::new()
+            .with(Style::Warn, "  problem")
+            .plain(format!("  {}: {}", problem.container, problem.what))
+            .with(Style::Dim, format!("; {}", problem.fix))
+    }));
     lines
 }
 
@@ -295,6 +313,9 @@ fn upstreams(upstreams: &[UpstreamStatus]) -> impl Iterator<Item = Line> {
             .with(style, word);
         if let Some(ms) = upstream.probe_ms {
             line = line.with(Style::Dim, format!(" {}", latency(Some(ms))));
+        }
+        if let Some(container) = &upstream.container {
+            line = line.with(Style::Dim, format!("  {container}"));
         }
         if let Some(reason) = &upstream.reason {
             line = line.plain(": ").plain(reason);

@@ -2,10 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
-use crate::config::{Config, Diagnostic, Diagnostics, Inactive, Severity};
+use crate::config::{Config, Diagnostic, Diagnostics, Severity};
 
-/// Errors, warnings and inactive keys, collected in any order.
+/// Errors and warnings, collected in any order.
 pub(super) struct Findings<'a> {
     /// Where each file begins, in bytes of the text.
     files: Vec<(usize, &'a str)>,
@@ -17,7 +18,8 @@ pub(super) struct Findings<'a> {
     /// Lines that are no TOML.
     torn_lines: RefCell<HashSet<usize>>,
     found: RefCell<Vec<Found>>,
-    inactive: RefCell<Vec<(usize, Inactive)>>,
+    /// Files of secrets that were read.
+    secret_files: RefCell<Vec<PathBuf>>,
     /// How many more names may be compared for "did you mean", so that a file of nothing but
     /// wrong names takes no quadratic time.
     comparisons: Cell<usize>,
@@ -41,7 +43,7 @@ impl<'a> Findings<'a> {
             torn,
             torn_lines: RefCell::default(),
             found: RefCell::default(),
-            inactive: RefCell::default(),
+            secret_files: RefCell::default(),
             comparisons: Cell::new(200_000),
         }
     }
@@ -71,9 +73,8 @@ impl<'a> Findings<'a> {
         self.push(at, Severity::Warning, false, key, message.into());
     }
 
-    pub(super) fn inactive(&self, at: usize, key: String, effect: &'static str) {
-        let inactive = Inactive { key, effect };
-        self.inactive.borrow_mut().push((at, inactive));
+    pub(super) fn secret_file(&self, file: &Path) {
+        self.secret_files.borrow_mut().push(file.to_owned());
     }
 
     /// Line of a place in its file, from 1.
@@ -146,10 +147,8 @@ impl<'a> Findings<'a> {
         if !errors.is_empty() {
             return Err(Diagnostics(errors));
         }
-        let mut inactive = self.inactive.take();
-        inactive.sort_by_key(|(at, _)| *at);
-        config.inactive = inactive.into_iter().map(|(_, key)| key).collect();
         config.warnings = warnings;
+        config.secret_files = self.secret_files.take();
         Ok(config)
     }
 

@@ -10,14 +10,13 @@ use super::tree::{Value, quoted};
 use super::value::{self, Parsed};
 use crate::config::{
     AccessLog, Acme, AcmeFallback, Config, Docker, DockerSocket, Eab, History, IpSet, Limits,
-    Listen, Log, LogFormat, Maintenance, Notify, NotifyEvent, NotifyKind, Rotate, Timeouts, schema,
+    Listen, Log, LogFormat, Maintenance, Notify, NotifyEvent, NotifyKind, Rollback, Rotate,
+    Timeouts, schema,
 };
 use crate::model::PathPattern;
 
 /// Longest path of a unix socket: `sun_path` less its ending zero (unix(7)).
 const SOCKET_PATH: usize = 107;
-
-const DOCKER: &str = "containers are not discovered yet; only the services of the file are served";
 
 /// A configuration without sites and services, from everything else in the file.
 pub(super) fn read(root: &Section<'_>) -> Config {
@@ -38,9 +37,10 @@ pub(super) fn read(root: &Section<'_>) -> Config {
             .into_iter()
             .filter_map(notify)
             .collect(),
+        rollback: Rollback::default(),
         sites: Vec::new(),
         services: Vec::new(),
-        inactive: Vec::new(),
+        secret_files: Vec::new(),
         warnings: Vec::new(),
     };
     root.set("state_dir", &mut config.state_dir, value::path);
@@ -394,9 +394,6 @@ fn eab(section: &Section<'_>) -> Option<Eab> {
 fn docker(section: Section<'_>) -> Docker {
     let mut docker = Docker::default();
     section.set("enabled", &mut docker.enabled, value::boolean);
-    if docker.enabled {
-        section.without_effect(DOCKER);
-    }
     section.set("socket", &mut docker.socket, docker_socket);
     section.set("network", &mut docker.network, |value| match value {
         Value::Text { text, .. } if text.is_empty() => Ok(None),

@@ -65,6 +65,7 @@ pub(super) fn parse(texts: &[(&str, &str)], env: &Env) -> Result<Config, Diagnos
     let sites = site::heads(&root);
     let names = service::Names::collect(&root, &sites);
     config.services = service::read(&root, &names, &rollback);
+    config.rollback = rollback;
     site::read(&root, sites, &names, &mut config);
 
     out.finish(config)

@@ -8,6 +8,7 @@ use super::tree::{Entry, Node, Value, join};
 use super::value::{self, Parsed};
 use crate::config::Secret;
 use crate::config::schema::{self, Table};
+use crate::kept;
 
 /// A table, its path as people see it, and the keys it may have.
 pub(super) struct Section<'a> {
@@ -40,11 +41,6 @@ impl<'a> Section<'a> {
             }
         }
         section
-    }
-
-    /// Says that the table as a whole does nothing in this version, and why.
-    pub(super) fn without_effect(&self, effect: &'static str) {
-        self.out.inactive(self.at, self.path.clone(), effect);
     }
 
     fn unknown(&self, entry: &Entry) {
@@ -366,8 +362,9 @@ impl<'a> Section<'a> {
             }
             Ok(_) | Err(_) => {}
         }
-        match std::fs::read_to_string(file) {
+        match kept::read_to_string(file) {
             Ok(text) => {
+                self.out.secret_file(file);
                 let text = text.strip_suffix('\n').unwrap_or(&text);
                 let text = text.strip_suffix('\r').unwrap_or(text);
                 Some(text.to_owned())

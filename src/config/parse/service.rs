@@ -19,8 +19,6 @@ use crate::config::{
 };
 use crate::model::{AddressError, Color, Release, ServiceName, StackName, UpstreamAddr};
 
-const CONTAINERS: &str = "containers are not discovered yet; give upstreams in blue and green";
-
 /// Every service of the file by name, so that references can be resolved before the services
 /// are read.
 pub(super) struct Names<'a> {
@@ -316,7 +314,6 @@ pub(super) fn slot(section: &Section<'_>, key: &'static str) -> Option<Slot> {
 
 fn docker(section: &Section<'_>) -> Option<DockerService> {
     let docker = section.section("docker", &schema::SERVICE_DOCKER)?;
-    docker.without_effect(CONTAINERS);
     for color in ["blue", "green"] {
         if section.entry(color).is_some() {
             let message = format!("stands instead of blue and green; remove it or {color}");

@@ -47,7 +47,8 @@ impl Head<'_> {
 /// The first pass over the sites.
 pub(super) fn heads<'a>(root: &Section<'a>) -> Vec<Head<'a>> {
     let sites = root.sections("site", &schema::SITE);
-    if root.entry("site").is_none() {
+    // Labels of containers may bring some.
+    if root.entry("site").is_none() && root.entry("docker").is_none() {
         root.out.warning(
             0,
             "site",

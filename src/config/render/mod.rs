@@ -1,9 +1,9 @@
 //! The effective configuration as TOML, secrets masked.
 //!
 //! What it prints is read back as an equal [`Config`], but for secrets, and for
-//! [`Config::inactive`] and [`Config::warnings`], which speak of the file as it was written.
-//! Keys without effect in this version are printed only where they differ from their default,
-//! so that the result complains of no more than the file did.
+//! [`Config::warnings`], which speak of the file as it was written.
+//! Keys of `[docker]` are printed only where they differ from their default,
+//! so that the table alone turns discovery on.
 
 mod matcher;
 mod site;
@@ -53,11 +53,12 @@ impl Config {
         for notify in &self.notify {
             render_notify(&mut out, notify);
         }
+        rollback(&mut out, "rollback", &self.rollback, &Rollback::default());
         for site in &self.sites {
             self.site(&mut out, site);
         }
         for service in &self.services {
-            render_service(&mut out, service);
+            render_service(&mut out, service, &self.rollback);
         }
         out.0
     }
@@ -268,12 +269,13 @@ fn render_notify(out: &mut Writer, notify: &Notify) {
     }
 }
 
-fn render_service(out: &mut Writer, service: &Service) {
+fn render_service(out: &mut Writer, service: &Service, defaults: &Rollback) {
     let header = format!("service.{}", bare_or_quoted(service.name.as_str()));
     out.table(format!("[{header}]"));
     let mut releases = Vec::new();
     for (color, slot) in Color::ALL.into_iter().zip(&service.slots) {
-        let Some(slot) = slot else {
+        // Containers fill the slots of the others.
+        let Some(slot) = slot.as_ref().filter(|_| service.docker.is_none()) else {
             continue;
         };
         out.key(color.as_str(), list(slot.upstreams.iter().map(text)));
@@ -334,7 +336,12 @@ fn render_service(out: &mut Writer, service: &Service) {
     out.key("observe", duration(switch.observe));
     out.key("observe_requests", switch.observe_requests);
     out.key("observe_max", duration(switch.observe_max));
-    rollback(out, &format!("{header}.rollback"), &service.rollback);
+    rollback(
+        out,
+        &format!("{header}.rollback"),
+        &service.rollback,
+        defaults,
+    );
 }
 
 fn health(out: &mut Writer, health: &Health) {
@@ -372,14 +379,22 @@ fn health(out: &mut Writer, health: &Health) {
     }
 }
 
-fn rollback(out: &mut Writer, header: &str, rollback: &Rollback) {
-    let default = Rollback::default();
-    for ((table, values), (_, defaults)) in tables(rollback).into_iter().zip(tables(&default)) {
+/// Only what differs from `default`.
+fn rollback(out: &mut Writer, header: &str, rollback: &Rollback, default: &Rollback) {
+    for ((table, values), (_, defaults)) in tables(rollback).into_iter().zip(tables(default)) {
         let keys: Vec<_> = (values.into_iter().zip(defaults))
             .map(|((key, value), (_, default))| (key, value, default))
             .collect();
         out.differing(&format!("[{header}{table}]"), &keys);
     }
+}
+
+/// `[rollback]` as TOML; empty when all of it is the default.
+#[must_use]
+pub fn rollback_text(settings: &Rollback) -> String {
+    let mut out = Writer(String::new());
+    rollback(&mut out, "rollback", settings, &Rollback::default());
+    out.0
 }
 
 type Keys = Vec<(&'static str, String)>;

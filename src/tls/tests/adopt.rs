@@ -1,6 +1,6 @@
 //! Certificates of other programs: which are taken, which are not, which are said.
 
-use super::super::adopt::{Found, Places, find};
+use super::super::adopt::{Adopted, Legacy, Places};
 use super::*;
 
 struct Tree(Folder);
@@ -38,13 +38,17 @@ impl Tree {
         self.put("le/live/README", "not a lineage");
     }
 
-    fn find(&self, names: &[&str]) -> Found {
+    fn read(&self) -> Legacy {
         let places = Places {
             caddy: vec![self.0.path().join("caddy"), "/nowhere".into()],
             certbot: vec![self.0.path().join("le"), "/nowhere".into()],
         };
-        find(&places, &hosts(names), clock::wall())
+        Legacy::read(&places)
     }
+}
+
+fn fitting(legacy: &Legacy, names: &[&str]) -> Vec<Adopted> {
+    legacy.fitting(&hosts(names), clock::wall())
 }
 
 const PUBLIC: &str = "acme-v02.api.letsencrypt.org-directory";
@@ -91,10 +95,10 @@ async fn valid_certificates_of_both_programs_are_served_without_the_internal_ca(
         "www.b.test",
         "s.test",
     ];
-    let found = tree.find(&names);
+    let found = tree.read();
+    let certificates = fitting(&found, &names);
     assert!(found.unusable.is_empty(), "{:?}", found.unusable);
-    let mut taken: Vec<_> = found
-        .certificates
+    let mut taken: Vec<_> = certificates
         .iter()
         .flat_map(|adopted| adopted.names.clone())
         .collect();
@@ -102,17 +106,14 @@ async fn valid_certificates_of_both_programs_are_served_without_the_internal_ca(
     let mut expected = hosts(&["a.test", "*.w.test", "x.w.test", "b.test", "www.b.test"]);
     expected.sort();
     assert_eq!(taken, expected);
-    let of_a = found
-        .certificates
-        .iter()
-        .find(|c| c.names == hosts(&["a.test"]));
+    let of_a = certificates.iter().find(|c| c.names == hosts(&["a.test"]));
     let of_a = of_a.expect("adopted").cert.to_string_lossy().into_owned();
     assert!(of_a.contains("zerossl"), "the longest valid one: {of_a}");
     assert_eq!(found.accounts.len(), 1);
     assert_eq!(found.accounts[0].directory, PUBLIC);
 
     let store = tree.0.store();
-    assert_eq!(store.adopt(found.certificates).len(), 3);
+    assert_eq!(store.adopt(certificates).len(), 3);
     let sites = [
         site(&["a.test", "b.test"], Tls::Auto),
         site(&["local.test"], Tls::Auto),
@@ -150,8 +151,9 @@ fn what_cannot_be_used_is_named_and_hides_nothing_else() {
         "cut",
     );
     tree.put("le/live/d.test/fullchain.pem", "cut");
-    let found = tree.find(&["a.test", "b.test", "c.test", "d.test"]);
-    assert_eq!(found.certificates.len(), 1);
+    let found = tree.read();
+    let fitting = fitting(&found, &["a.test", "b.test", "c.test", "d.test"]);
+    assert_eq!(fitting.len(), 1);
     let mut files: Vec<_> = found
         .unusable
         .iter()

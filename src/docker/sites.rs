@@ -1,0 +1,291 @@
+//! Which host belongs to whom, and the sites that come of it. Pure.
+//!
+//! A host that the configuration file has, or a wildcard of it covers, is the file's; one that
+//! another Compose project asked for first is that project's. Within one project, several services
+//! may share a host by path.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::group::of_project;
+use super::memory::Claims;
+use super::problem::Problem;
+use crate::config::{self, Config, Env, JoinedSite};
+use crate::model::{HostPattern, PathPattern, ServiceName};
+
+/// A host, and paths of it, that a container's labels ask for.
+#[derive(Clone, Debug)]
+pub(super) struct Wish {
+    pub(super) host: HostPattern,
+    /// Empty: every path.
+    pub(super) paths: Vec<PathPattern>,
+    pub(super) tls: Option<String>,
+    pub(super) service: ServiceName,
+    pub(super) project: String,
+    pub(super) container: String,
+    /// The lower one comes first.
+    pub(super) rank: usize,
+}
+
+/// A site of caddy-docker-proxy's labels.
+#[derive(Clone, Debug)]
+pub(super) struct CaddySite {
+    pub(super) project: String,
+    /// The lower one comes first.
+    pub(super) rank: usize,
+    pub(super) site: JoinedSite,
+}
+
+/// Sites that were made before, by their text.
+#[derive(Debug, Default)]
+pub(super) struct Hosts(HashMap<String, Result<JoinedSite, String>>);
+
+/// A host while its paths are given away.
+#[derive(Debug, Default)]
+struct Host {
+    container: String,
+    tls: Option<String>,
+    /// Of each path; `None`: of all others.
+    routes: Vec<(Option<PathPattern>, ServiceName)>,
+}
+
+impl Hosts {
+    /// Gives every host to whom it belongs.
+    pub(super) fn settle(
+        &mut self,
+        wishes: &[Wish],
+        caddy: &[CaddySite],
+        file: &Config,
+        held: &mut BTreeMap<String, String>,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<JoinedSite> {
+        let by_labels = wishes
+            .iter()
+            .map(|wish| (wish.host.to_string(), wish.project.clone()));
+        let by_caddy = caddy.iter().flat_map(|one| {
+            let hosts = one.site.site.hosts.iter();
+            hosts.map(move |host| (host.to_string(), one.project.clone()))
+        });
+        let wanted: BTreeSet<_> = by_labels.chain(by_caddy).collect();
+        let before = std::mem::take(held);
+        // Those who hold a wildcard must be known before others ask for what it covers.
+        let mut claims = Claims::new(&before, wanted.clone());
+        for (host, project) in wanted
+            .iter()
+            .filter(|pair| before.get(&pair.0) == Some(&pair.1))
+        {
+            let _ = claims.claim(host, project);
+        }
+        // Then those who came first, whatever their kind of labels.
+        let mut asked: Vec<_> = wishes
+            .iter()
+            .map(|wish| {
+                (
+                    wish.rank,
+                    &wish.host,
+                    &wish.project,
+                    std::slice::from_ref(&wish.service),
+                )
+            })
+            .chain(caddy.iter().flat_map(|one| {
+                let hosts = one.site.site.hosts.iter();
+                hosts.map(|host| (one.rank, host, &one.project, &*one.site.services))
+            }))
+            .collect();
+        asked.sort_by_key(|(rank, ..)| *rank);
+        for (_, host, project, services) in asked {
+            // Who does not get it is told below.
+            let _ = may_have(host, project, services, file, &mut claims);
+        }
+        let mut hosts: BTreeMap<String, Host> = BTreeMap::new();
+        for wish in wishes {
+            let leads_there = [wish.service.clone()];
+            match may_have(&wish.host, &wish.project, &leads_there, file, &mut claims) {
+                Ok(true) => give(
+                    hosts.entry(wish.host.to_string()).or_default(),
+                    wish,
+                    problems,
+                ),
+                Ok(false) => {}
+                Err((what, fix)) => problems.push(Problem::new(&wish.container, what, fix)),
+            }
+        }
+        let mut sites = self.build(&hosts, problems);
+        for CaddySite { project, site, .. } in caddy {
+            let mut site = site.clone();
+            site.site.hosts.retain(|host| {
+                let name = host.to_string();
+                let given = match hosts.contains_key(&name) {
+                    true => Err((
+                        format!("the host {name} is given by cutover.host and by caddy labels"),
+                        "use one kind of labels for a host",
+                    )),
+                    false => may_have(host, project, &site.services, file, &mut claims),
+                };
+                match given {
+                    Ok(has) => has,
+                    Err((what, fix)) => {
+                        problems.push(Problem::new(of_project(project), what, fix));
+                        false
+                    }
+                }
+            });
+            // 80 and 443 are wherever [listen] has them.
+            site.site.port = None;
+            if !site.site.hosts.is_empty() {
+                sites.push(site);
+            }
+        }
+        *held = claims.held();
+        sites
+    }
+
+    fn build(
+        &mut self,
+        hosts: &BTreeMap<String, Host>,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<JoinedSite> {
+        let mut kept = HashMap::with_capacity(hosts.len());
+        let mut sites = Vec::with_capacity(hosts.len());
+        for (name, host) in hosts {
+            let text = text(name, host);
+            let made = self.0.remove(&text).unwrap_or_else(|| made(&text));
+            match &made {
+                Ok(site) => sites.push(site.clone()),
+                Err(why) => problems.push(Problem::new(
+                    &host.container,
+                    format!("the host {name}: {why}"),
+                    "see docs/docker.md",
+                )),
+            }
+            kept.insert(text, made);
+        }
+        self.0 = kept;
+        sites
+    }
+}
+
+type Refusal = (String, &'static str);
+
+/// Whether a host may be had. False: the file leads it to the same service already.
+fn may_have(
+    host: &HostPattern,
+    project: &str,
+    services: &[ServiceName],
+    file: &Config,
+    claims: &mut Claims<'_>,
+) -> Result<bool, Refusal> {
+    for site in &file.sites {
+        let Some(own) = site.hosts.iter().find(|own| covers(own, host)) else {
+            continue;
+        };
+        let targets = site.routes.iter().filter_map(|route| route.service);
+        let mut targets = targets.chain(site.service);
+        let is_same = own == host
+            && targets.any(|at| {
+                let target = file.services.get(at.0);
+                target.is_some_and(|target| services.contains(&target.name))
+            });
+        return match is_same {
+            true => Ok(false),
+            false => Err((
+                format!("the host {host} belongs to the configuration file ({own})"),
+                "remove the label, or the host from the file",
+            )),
+        };
+    }
+    const FIX: &str = "choose another host, or remove the label there";
+    let name = host.to_string();
+    if let HostPattern::Exact(exact) = host
+        && let Some((_, rest)) = exact.split_once('.')
+    {
+        let wildcard = format!("*.{rest}");
+        if let Some(holder) = claims.holder(&wildcard).filter(|holder| *holder != project) {
+            let what = format!(
+                "the host {host} belongs to {} ({wildcard})",
+                of_project(holder)
+            );
+            return Err((what, FIX));
+        }
+    }
+    match claims.claim(&name, project) {
+        Ok(()) => Ok(true),
+        Err(holder) => Err((
+            format!("the host {host} belongs to {}", of_project(&holder)),
+            FIX,
+        )),
+    }
+}
+
+/// Whether requests for `host` come to a site with `own`.
+fn covers(own: &HostPattern, host: &HostPattern) -> bool {
+    match (own, host) {
+        (HostPattern::Wildcard(own), HostPattern::Exact(host)) => {
+            host.split_once('.').is_some_and(|(_, rest)| rest == own)
+        }
+        (own, host) => own == host,
+    }
+}
+
+fn give(host: &mut Host, wish: &Wish, problems: &mut Vec<Problem>) {
+    if host.routes.is_empty() {
+        host.container.clone_from(&wish.container);
+        host.tls.clone_from(&wish.tls);
+    }
+    let every = [None];
+    let some: Vec<_> = wish.paths.iter().cloned().map(Some).collect();
+    let paths = if some.is_empty() { &every[..] } else { &some };
+    for path in paths {
+        match host.routes.iter().find(|(known, _)| known == path) {
+            None => host.routes.push((path.clone(), wish.service.clone())),
+            Some((_, service)) if *service == wish.service => {}
+            Some((_, service)) => {
+                let path = path.as_ref().map_or_else(String::new, ToString::to_string);
+                problems.push(Problem::new(
+                    &wish.container,
+                    format!("{}{path} leads to the service {service} already", wish.host),
+                    "give one of the two another cutover.path, or both the same cutover.service",
+                ));
+            }
+        }
+    }
+}
+
+/// The site of a host as TOML.
+fn text(name: &str, host: &Host) -> String {
+    let quoted = |text: &str| super::labels::escaped(&config::text_value(text));
+    let mut text = format!("[[site]]\nhosts = [{}]\n", quoted(name));
+    if let Some(tls) = &host.tls {
+        text.push_str(&format!("tls = {}\n", quoted(tls)));
+    }
+    for (_, service) in host.routes.iter().filter(|(path, _)| path.is_none()) {
+        text.push_str(&format!("service = {}\n", quoted(service.as_str())));
+    }
+    for (path, service) in &host.routes {
+        if let Some(path) = path {
+            let (path, service) = (quoted(&path.to_string()), quoted(service.as_str()));
+            text.push_str(&format!(
+                "[[site.route]]\npath = {path}\nservice = {service}\n"
+            ));
+        }
+    }
+    let services: BTreeSet<_> = host.routes.iter().map(|(_, service)| service).collect();
+    for service in services {
+        let service = quoted(service.as_str());
+        text.push_str(&format!("[service.{service}]\nblue = [\"127.0.0.1:1\"]\n"));
+    }
+    text
+}
+
+fn made(text: &str) -> Result<JoinedSite, String> {
+    let nothing = Env::from_iter::<[(String, String); 0]>([]);
+    let read = config::load_str_with("labels", text, &nothing);
+    let mut config = read.map_err(|errors| {
+        let first = errors.0.into_iter().next();
+        first.map_or_else(String::new, |error| error.message)
+    })?;
+    let site = config.sites.pop().ok_or("no site")?;
+    Ok(JoinedSite {
+        site,
+        services: config.services.into_iter().map(|s| s.name).collect(),
+    })
+}
