@@ -206,6 +206,9 @@ impl Publisher {
         if let Some(pool) = pool {
             pool.claims().begin_drain();
             pool.connections().retire();
+            // Its watch holds the pool before it: kept, a request or a live pool that still holds
+            // this one would hold all that ever were.
+            pool.evidence().unwatch();
         }
     }
 
