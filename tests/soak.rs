@@ -28,7 +28,8 @@ fn at_rest(edge: &Edge) -> (u64, usize) {
 #[test]
 fn switches_back_and_forth_under_load_lose_nothing_and_leak_nothing() {
     const BATCH: u64 = 100;
-    let switches = wanted("SOAK_SWITCHES", 300);
+    // With fewer a leak of some KiB a switch would not show in the bound below.
+    let switches = wanted("SOAK_SWITCHES", 1_000);
     let counts = Counts::of("switches");
     let mut done = counts.done("switches");
     if done >= switches {
