@@ -258,7 +258,7 @@ fn events_that_were_missed_are_made_up_for_and_a_lost_engine_changes_nothing() {
     load.more(100);
     assert_eq!(
         answering(&edge, "localhost"),
-        [first.clone()],
+        std::slice::from_ref(&first),
         "nobody told of the other one"
     );
     assert!(
@@ -531,7 +531,7 @@ fn a_switch_goes_by_color_and_the_end_of_a_new_container_undoes_it() {
     wait_until("both are healthy", || {
         healthy(&edge, "web", "blue") == 1 && healthy(&edge, "web", "green") == 1
     });
-    assert_eq!(answering(&edge, "localhost"), [blue.clone()]);
+    assert_eq!(answering(&edge, "localhost"), std::slice::from_ref(&blue));
     let load = Load::start(edge.http, "localhost");
     load.more(100);
     let switch = edge

@@ -203,14 +203,12 @@ fn tokio_stream(
     Mutexed(Mutex::new(Box::pin(first.chain(rest))))
 }
 
+/// Pieces of an answer as they come.
+type Frames =
+    std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>;
+
 /// A body must be `Sync`; nobody polls it from two places.
-struct Mutexed(
-    Mutex<
-        std::pin::Pin<
-            Box<dyn futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>,
-        >,
-    >,
-);
+struct Mutexed(Mutex<Frames>);
 
 impl futures_util::Stream for Mutexed {
     type Item = Result<Frame<Bytes>, Infallible>;

@@ -37,7 +37,7 @@ impl Inventory {
     /// Takes note of an event.
     pub fn happened(&mut self, event: &Event) -> Reaction {
         match event.kind.as_str() {
-            "container" => self.to_container(event),
+            "container" => self.seen_of_container(event),
             "network" => match (event.action.as_str(), event.attributes.get("container")) {
                 ("connect" | "disconnect", Some(id)) => look(id),
                 _ => Reaction::default(),
@@ -46,7 +46,7 @@ impl Inventory {
         }
     }
 
-    fn to_container(&mut self, event: &Event) -> Reaction {
+    fn seen_of_container(&mut self, event: &Event) -> Reaction {
         let id = &event.id;
         let (action, detail) = match event.action.split_once(": ") {
             Some((action, detail)) => (action, detail),

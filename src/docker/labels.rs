@@ -251,11 +251,14 @@ fn check_limits(name: &str, value: &str) -> Result<(), Wrong> {
     Err(Wrong::new("labels do not set this", fix))
 }
 
+/// What the keys of one service mean, or what is wrong with them.
+type Labelled = Result<Service, Vec<String>>;
+
 /// Services that were made of keys before.
 #[derive(Debug, Default)]
 pub(super) struct Made {
     rollback: Rollback,
-    services: HashMap<BTreeMap<String, String>, Arc<Result<Service, Vec<String>>>>,
+    services: HashMap<BTreeMap<String, String>, Arc<Labelled>>,
 }
 
 impl Made {

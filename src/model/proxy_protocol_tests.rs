@@ -180,7 +180,7 @@ fn an_ipv4_address_that_is_written_as_ipv6_is_the_ipv4_address() {
     let plain = header("203.0.113.7:1", "198.51.100.2:2");
     let line = b"PROXY TCP6 ::ffff:203.0.113.7 ::ffff:198.51.100.2 1 2\r\n";
     assert_eq!(whole(line), plain);
-    let mapped = |ip: [u8; 4]| std::net::Ipv4Addr::from(ip).to_ipv6_mapped().octets();
+    let mapped = |ip: [u8; 4]| Ipv4Addr::from(ip).to_ipv6_mapped().octets();
     let (from, to) = (mapped([203, 0, 113, 7]), mapped([198, 51, 100, 2]));
     let rest = [&from[..], &to, &[0, 1, 0, 2]].concat();
     assert_eq!(whole(&v2(0x21, 0x21, &rest)), plain);

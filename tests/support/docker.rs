@@ -71,7 +71,7 @@ impl Engine {
         for applet in ["sh", "httpd", "hostname", "sleep", "cat", "echo"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("a link");
         }
-        let tar = Command::new("tar")
+        let mut tar = Command::new("tar")
             .args(["-C", &root.display().to_string(), "-c", "."])
             .stdout(Stdio::piped())
             .spawn()
@@ -83,10 +83,11 @@ impl Engine {
             .args(["import", "--change", "EXPOSE 3000", "--change"])
             .arg(format!("CMD [\"/bin/sh\", \"-c\", \"{serve}\"]"))
             .args(["-", name])
-            .stdin(tar.stdout.expect("a pipe"))
+            .stdin(tar.stdout.take().expect("a pipe"))
             .output()
             .expect("docker import");
         assert!(import.status.success(), "{import:?}");
+        assert!(tar.wait().expect("tar").success());
     }
 }
 
