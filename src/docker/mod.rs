@@ -1,7 +1,7 @@
 //! Docker: which containers there are, what their labels say, and what that means for routing.
 //!
 //! [`Discoverer`] is pure: an [`Inventory`], a configuration and the choices that were made before go
-//! in; services, sites and problems come out. [`mod@watch`] keeps the inventory true: a full look at the
+//! in; services, sites and problems come out. `watch` keeps the inventory true: a full look at the
 //! start, after each reconnect and every minute, events in between. Labels come from whoever may start a
 //! container, so they are limited: they set routing, health, balance, switch and rollback keys of their
 //! own service and nothing else (`labels`, `limits`).
