@@ -16,8 +16,8 @@ bench-peers *ARGS:
 
 # Long repetitions on optimised programs: 10,000 switches under load, 1,000 kills in the middle of
 # writes, 100,000 random histories with crashes, 10,000 releases for each cell of the verdict,
-# every kind of bad release 20 times, 200 kills while a release is judged. Goes on where an
-# interrupted one ended; the counts are in target/soak.
+# every kind of bad release 20 times, 200 kills while a release is judged, 200 containers that come
+# and go. Goes on where an interrupted one ended; the counts are in target/soak.
 soak:
     cargo build --profile fast --features failpoints --bins
     CUTOVER_BIN="$PWD/target/fast/cutover" PROXYCTL_BIN="$PWD/target/fast/proxyctl" \
@@ -26,5 +26,8 @@ soak:
     CUTOVER_BIN="$PWD/target/fast/cutover" PROXYCTL_BIN="$PWD/target/fast/proxyctl" \
         SOAK_DIR="$PWD/target/soak" SOAK_ROLLBACKS=20 SOAK_JUDGE_KILLS=200 \
         cargo nextest run --profile soak --test rollback --no-fail-fast
+    CUTOVER_BIN="$PWD/target/fast/cutover" PROXYCTL_BIN="$PWD/target/fast/proxyctl" \
+        SOAK_DIR="$PWD/target/soak" SOAK_CONTAINERS=200 \
+        cargo nextest run --profile soak --test docker come_and_go
     SOAK_HISTORIES=100000 cargo nextest run --profile soak --cargo-profile fast --lib no_crash_breaks
     SOAK_RELEASES=10000 cargo nextest run --profile soak --cargo-profile fast --test verdict

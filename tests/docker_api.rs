@@ -417,6 +417,6 @@ async fn the_end_of_a_container_under_watch_comes_with_its_last_lines() {
     let trouble = tokio::time::timeout(Duration::from_secs(10), watched.troubles.recv());
     let trouble = trouble.await.expect("in time").expect("a trouble");
     assert_eq!(trouble.id, "one", "nobody watches the other");
-    assert_eq!(trouble.log, Ok(vec!["panic".to_owned()]));
-    assert!(trouble.why.contains("exited with code 1"));
+    assert_eq!(trouble.log.read().await, Ok(vec!["panic".to_owned()]));
+    assert_eq!(trouble.sign.to_string(), "exited with code 1");
 }

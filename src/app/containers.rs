@@ -1,25 +1,20 @@
-//! Containers come and go: the table follows, releases under watch are judged by them, and a live slot
-//! that lost its last one gives way.
+//! Containers come and go: the table follows, and a live slot that lost its last one gives way.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::daemon::Daemon;
-use super::discovery::Discovery;
+use super::witness::Witness;
 use crate::clock;
 use crate::docker::Trouble;
 use crate::model::{Color, ServiceName};
 use crate::pool::Availability;
-use crate::switch::evidence::alerts::Usage;
-use crate::switch::{By, Containers, Phase, Progress, SwitchRequest, Switchboard};
+use crate::switch::{By, Phase, Progress, SwitchRequest, Switchboard};
 
-/// How long the end of a container speaks against its release. The judge looks four times a second, and
-/// the container's log is waited for.
-const FRESH: Duration = Duration::from_secs(5);
 /// How long a live slot must have been without containers before the other one takes over: a restart
 /// is no reason.
 const DESERTED: Duration = Duration::from_secs(3);
@@ -29,109 +24,6 @@ const NEXT_TRY: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(500);
 /// Pause after services or sites that could not be taken over.
 const ADOPT_AGAIN: Duration = Duration::from_secs(10);
-
-/// What is known of containers under watch.
-pub(super) struct Witness {
-    discovery: Arc<Discovery>,
-    known: Mutex<Known>,
-}
-
-#[derive(Default)]
-struct Known {
-    /// The slots of containers under watch; of those that are gone too.
-    slots: HashMap<String, Vec<(ServiceName, Color)>>,
-    fresh: Vec<Trouble>,
-    /// What the last trouble of each service was.
-    last: BTreeMap<ServiceName, Trouble>,
-}
-
-impl Witness {
-    pub(super) fn new(discovery: Arc<Discovery>) -> Self {
-        Self {
-            discovery,
-            known: Mutex::default(),
-        }
-    }
-
-    /// Looks at the containers of these services from now on.
-    pub(super) fn attend(&self, services: &BTreeSet<ServiceName>) {
-        let attended = self.discovery.attend(services);
-        let mut known = self.lock();
-        known
-            .slots
-            .retain(|_, slots| slots.iter().any(|(service, _)| services.contains(service)));
-        known.slots.extend(attended);
-    }
-
-    fn happened(&self, trouble: Trouble) {
-        warn!(container = trouble.id, "{}", trouble.why);
-        self.lock().fresh.push(trouble);
-    }
-
-    /// Why a container of these services ended, and what it wrote last; a line each.
-    pub(super) fn last_words(&self, services: &[ServiceName]) -> Vec<String> {
-        let known = self.lock();
-        let troubles = services
-            .iter()
-            .filter_map(|service| known.last.get(service));
-        let mut lines = Vec::new();
-        for trouble in troubles {
-            match &trouble.log {
-                Ok(log) if log.is_empty() => {
-                    lines.push(format!("{}; it wrote nothing", trouble.why))
-                }
-                Ok(log) => {
-                    lines.push(format!("{}; its last lines:", trouble.why));
-                    lines.extend(log.iter().map(|line| format!("  {line}")));
-                }
-                Err(why) => lines.push(format!("{}; its log is not known: {why}", trouble.why)),
-            }
-        }
-        lines
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Containers for Witness {
-    fn trouble(&self, service: &ServiceName, color: Color) -> Option<String> {
-        let now = clock::now();
-        let mut known = self.lock();
-        let Known { slots, fresh, last } = &mut *known;
-        fresh.retain(|trouble| now.saturating_duration_since(trouble.at) < FRESH);
-        let is_of_slot = |trouble: &Trouble| {
-            let slots = slots.get(&trouble.id).into_iter().flatten();
-            slots
-                .clone()
-                .any(|(name, of)| name == service && *of == color)
-        };
-        let at = fresh.iter().position(is_of_slot)?;
-        let trouble = fresh.remove(at);
-        let why = trouble.why.clone();
-        last.insert(service.clone(), trouble);
-        Some(why)
-    }
-
-    fn usage(&self, service: &ServiceName, color: Color) -> Usage {
-        let known = self.lock();
-        let of_slot = known.slots.iter().filter(|(_, slots)| {
-            slots
-                .iter()
-                .any(|(name, of)| name == service && *of == color)
-        });
-        let used = of_slot.filter_map(|(id, _)| self.discovery.used(id));
-        let fuller = |a: Option<f64>, b: Option<f64>| match (a, b) {
-            (Some(a), Some(b)) => Some(a.max(b)),
-            (a, b) => a.or(b),
-        };
-        used.fold(Usage::default(), |sum, used| Usage {
-            memory: fuller(sum.memory, used.memory),
-            cpu: fuller(sum.cpu, used.cpu),
-        })
-    }
-}
 
 /// Takes what happens to containers under watch, for ever.
 pub(super) async fn listen(witness: Arc<Witness>, mut troubles: UnboundedReceiver<Trouble>) {
@@ -171,7 +63,9 @@ pub(super) async fn follow(daemon: Arc<Daemon>, switchboard: Switchboard) {
             }
             _ = ticker.tick() => {
                 deserted.give_way(&daemon, &switchboard);
-                continue;
+                if !daemon.discovery.is_due() {
+                    continue;
+                }
             }
         }
         daemon.containers_changed();

@@ -56,14 +56,14 @@ impl Control for DaemonControl {
             canary_percent: request.canary,
             by: by(&actor, request.id, request.why),
         });
-        Follower {
+        let outcome = Follower {
             switchboard: &switchboard,
             reporter: &reporter,
             last: None,
         }
         .follow(news, wait)
-        .await
-        .map(|outcome| explained(&self.0, outcome))
+        .await?;
+        Ok(explained(&self.0, outcome).await)
     }
 
     async fn rollback(
@@ -378,8 +378,8 @@ fn told(outcome: switch::Outcome) -> Result<Outcome, ControlError> {
     })
 }
 
-/// What failed, for a switch that was rolled back by the verdict.
-fn explained(daemon: &Daemon, mut outcome: Outcome) -> Outcome {
+/// What failed, for a switch that was rolled back.
+async fn explained(daemon: &Daemon, mut outcome: Outcome) -> Outcome {
     if outcome.result == OutcomeKind::RolledBack {
         // A person's rollback needs no reason.
         let is_judged = |service: &&ServiceName| {
@@ -387,7 +387,9 @@ fn explained(daemon: &Daemon, mut outcome: Outcome) -> Outcome {
             shown.is_some_and(|shown| shown.why.is_some())
         };
         let judged: Vec<_> = outcome.services.iter().filter(is_judged).cloned().collect();
-        outcome.details = daemon.failures(&judged);
+        daemon.containers.settle(&judged).await;
+        outcome.details = daemon.containers.last_words(&outcome.services).await;
+        outcome.details.extend(daemon.verdicts.failures(&judged));
     }
     outcome
 }

@@ -13,12 +13,12 @@ use tracing::{debug, error, info, warn};
 use super::addresses::Addresses;
 use super::adoption::Adoption;
 use super::certification::Certification;
-use super::containers::Witness;
 use super::discovery::{self, Discovery};
 use super::judge::Verdicts;
 use super::memory::{Memories, Quarantine, Watches};
 use super::notes;
 use super::publisher::{Publisher, fill};
+use super::witness::Witness;
 use super::{operations, resolve, status};
 use crate::acme::{Issuer, IssuerError};
 use crate::clock;
@@ -390,14 +390,6 @@ impl Daemon {
             }
         }
         self.sync_probes();
-    }
-
-    /// What speaks against the release of these services, a line each: how its containers ended, and
-    /// which requests failed.
-    pub(super) fn failures(&self, services: &[ServiceName]) -> Vec<String> {
-        let mut lines = self.containers.last_words(services);
-        lines.extend(self.verdicts.failures(services));
-        lines
     }
 
     /// Adds to the history, and tells whoever wants to know.

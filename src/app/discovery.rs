@@ -13,12 +13,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
+use crate::clock;
 use crate::compat;
 use crate::config::{Config, Docker, DockerSocket};
 use crate::disk;
 use crate::docker::{
-    self, Context, Discovered, Discoverer, Health, Link, Memory, Problem, State as Doing, Trouble,
-    View, Watch,
+    self, Context, Discovered, Discoverer, Health, HostClaim, Link, Memory, Problem,
+    State as Doing, Trouble, View, Watch,
 };
 use crate::model::{Color, ServiceName, UpstreamAddr};
 use crate::pool::{Behind, Reported};
@@ -193,6 +194,7 @@ impl Discovery {
                 .and_then(|docker| docker.network.as_deref()),
             live: &live_of,
             keep: &|name, _| switching.contains(name),
+            now_ms: clock::epoch_ms(clock::wall()),
         };
         let discovered = discoverer.discover(&view.inventory, &context);
         // Colors of containers are forgotten with them, so an engine that is not seen yet must not
@@ -217,6 +219,23 @@ impl Discovery {
             tokio::task::spawn_blocking(move || file.write(&memory));
         }
         merged
+    }
+
+    /// Hosts of Compose projects that are down, and when others may have them, in milliseconds since 1970.
+    pub(super) fn reserved(&self) -> Vec<(String, HostClaim, u64)> {
+        let state = self.lock();
+        let hosts = state.discoverer.memory.hosts.iter();
+        hosts
+            .filter_map(|(host, claim)| Some((host.clone(), claim.clone(), claim.free_ms()?)))
+            .collect()
+    }
+
+    /// Whether a reserved host became free, of which no event tells.
+    pub(super) fn is_due(&self) -> bool {
+        let now = clock::epoch_ms(clock::wall());
+        let state = self.lock();
+        let mut hosts = state.discoverer.memory.hosts.values();
+        state.view.is_complete && hosts.any(|claim| claim.free_ms().is_some_and(|free| free <= now))
     }
 
     /// What was found last.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::daemon::Daemon;
@@ -23,8 +24,13 @@ pub(super) async fn follow(
     mut events: Receiver<Stamped>,
 ) {
     let mut status = switchboard.watch();
+    let (told, accounts) = mpsc::unbounded_channel();
+    tokio::spawn(tell(Arc::clone(&daemon), accounts));
     let mut runs: BTreeMap<StackName, Run> = BTreeMap::new();
     for stack in switchboard.status().iter() {
+        if let Some(run) = &stack.run {
+            daemon.containers.begin(&run.services, run.target);
+        }
         runs.extend(Run::resumed(stack).map(|run| (stack.stack.clone(), run)));
     }
     loop {
@@ -40,31 +46,66 @@ pub(super) async fn follow(
         match event {
             Ok(stamped) => {
                 count(&daemon, &stamped.event);
-                if let Some(note) = notes::of_switch(&daemon, &stamped.event) {
-                    daemon.notifier.tell(note);
-                }
                 after_a_rollback(&daemon, &switchboard, &stamped.event);
+                if let Event::SwitchAccepted {
+                    services, target, ..
+                } = &stamped.event
+                {
+                    daemon.containers.begin(services, *target);
+                }
                 let now = clock::now();
                 let run = runs.entry(stamped.stack.clone()).or_default();
-                for mut entry in run.happened(now, &stamped.event) {
-                    if entry.what == "force" {
-                        entry.why.push_str(&let_go(&daemon, &entry));
-                    }
-                    if let Event::RolledBack {
-                        cause: Cause::Container,
-                        ..
-                    } = &stamped.event
-                    {
-                        entry.details = daemon.containers.last_words(&entry.services);
-                    }
-                    daemon.record(entry);
+                let mut entries = run.happened(now, &stamped.event);
+                for entry in entries.iter_mut().filter(|entry| entry.what == "force") {
+                    entry.why.push_str(&let_go(&daemon, entry));
                 }
+                let _ = told.send((stamped.event, entries));
                 run.watch(&switchboard.status(), &stamped.stack);
             }
             Err(RecvError::Lagged(missed)) => warn!(missed, "switch events were missed"),
             Err(RecvError::Closed) => return,
         }
     }
+}
+
+/// Tells of events and adds them to the history, in their order. Beside the loop above, because an
+/// account of containers is waited for.
+async fn tell(daemon: Arc<Daemon>, mut events: mpsc::UnboundedReceiver<(Event, Vec<Entry>)>) {
+    while let Some((event, entries)) = events.recv().await {
+        let words = last_words(&daemon, &event).await;
+        if let Some(note) = notes::of_switch(&daemon, &event, &words) {
+            daemon.notifier.tell(note);
+        }
+        for mut entry in entries {
+            if matches!(event, Event::RolledBack { .. }) {
+                entry.details.clone_from(&words);
+            }
+            daemon.record(entry);
+        }
+    }
+}
+
+/// What speaks against the containers of a release that is left or held.
+async fn last_words(daemon: &Daemon, event: &Event) -> Vec<String> {
+    let services = match event {
+        Event::RolledBack { moves, cause, .. } => {
+            let services: Vec<_> = moves.iter().map(|m| m.service.clone()).collect();
+            if *cause != Cause::Operator {
+                daemon.containers.settle(&services).await;
+            }
+            services
+        }
+        Event::Held { services, .. } => services.clone(),
+        Event::SwitchAccepted { .. }
+        | Event::CutOver { .. }
+        | Event::Overridden { .. }
+        | Event::Ended { .. }
+        | Event::DrainBegan { .. }
+        | Event::Drained { .. }
+        | Event::NotDurable { .. }
+        | Event::Durable => return Vec::new(),
+    };
+    daemon.containers.last_words(&services).await
 }
 
 /// The running switch of a stack, for its entry in the history.

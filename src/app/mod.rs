@@ -29,9 +29,10 @@ mod replay;
 mod resolve;
 mod run;
 mod status;
+mod witness;
 
 pub use crate::switch::journal::repair;
 pub use doctor::{Finding, Level, doctor};
 pub use explain::explain_offline;
 pub use rehearse::rehearse;
-pub use run::{has_docker, run, run_demo, run_labels};
+pub use run::{has_docker, run, run_demo, run_labels, without_a_file};

@@ -13,8 +13,12 @@ use crate::notify::{Delivered, EventKind, Note, Notifier};
 use crate::switch::{Cause, Event, Outcome, Override, Phase};
 use crate::{clock, tls};
 
-/// What a switch did.
-pub(super) fn of_switch(daemon: &Daemon, event: &Event) -> Option<Note> {
+/// What a switch did. `words`: what speaks against the containers of its release, a line each.
+pub(super) fn of_switch(daemon: &Daemon, event: &Event, words: &[String]) -> Option<Note> {
+    let failures = |services: &[ServiceName]| {
+        let failures = daemon.verdicts.failures(services);
+        words.iter().cloned().chain(failures).collect()
+    };
     match event {
         Event::CutOver {
             actor,
@@ -41,7 +45,7 @@ pub(super) fn of_switch(daemon: &Daemon, event: &Event) -> Option<Note> {
         Event::Held { reason, services } => Some(Note {
             text: reason.clone(),
             services: services.clone(),
-            details: daemon.failures(services),
+            details: failures(services),
             ..Note::new(
                 EventKind::Held,
                 format!("{}: held, somebody must decide", list(services)),
@@ -58,9 +62,9 @@ pub(super) fn of_switch(daemon: &Daemon, event: &Event) -> Option<Note> {
             let to = first.to.color;
             let title = format!("{}: rolled back to {to}", list(&services));
             let details = if *cause == Cause::Operator {
-                Vec::new()
+                words.to_vec()
             } else {
-                daemon.failures(&services)
+                failures(&services)
             };
             let numbers = daemon.verdicts.of(services.first()?);
             let numbers = numbers.filter(|_| *cause != Cause::Operator);

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use super::addresses::Addresses;
 use super::adoption::Adoption;
 use super::certification::{self, Certification};
-use super::containers::{self, Witness};
+use super::containers;
 use super::control::DaemonControl;
 use super::daemon::{Daemon, keep, lines, place_and_word};
 use super::discovery::{self, Discovery};
@@ -24,6 +24,7 @@ use super::judge::{Evidence as Judge, Verdicts};
 use super::memory::{self, Memories, Quarantine, Watches};
 use super::notes;
 use super::publisher::Publisher;
+use super::witness::Witness;
 use super::{demo, events, logging, operations, privileges, resolve};
 use crate::admin::listen::AdminSocket;
 use crate::admin::{ops, server, socket};
@@ -63,7 +64,7 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     // As root, where it is: what another proxy left behind is root's as well.
     let adoption = Adoption::read();
-    privileges::give_up_root(&config, &path)?;
+    privileges::give_up_root(&config, Some(&path))?;
     runtime()?.block_on(serve(config, Some(path), adoption, None))
 }
 
@@ -73,6 +74,14 @@ pub fn has_docker() -> bool {
     discovery::is_there(&config::Docker::default().socket)
 }
 
+/// The configuration where there is no file: discovery, and every other setting at its default.
+///
+/// # Errors
+/// A variable of the environment that the defaults read is wrong.
+pub fn without_a_file() -> Result<Config, config::Diagnostics> {
+    config::load_str("no configuration file", "[docker]\n")
+}
+
 /// Serves what the labels of containers say, with every other setting at its default, until a signal
 /// ends it.
 ///
@@ -80,10 +89,10 @@ pub fn has_docker() -> bool {
 /// A listener cannot be bound, or the state cannot be used.
 pub fn run_labels() -> anyhow::Result<()> {
     logging::start();
-    let config = config::load_str("no configuration file", "[docker]\n")?;
+    let config = without_a_file()?;
     info!("there is no configuration file: the labels of containers say what is served");
     let adoption = Adoption::read();
-    privileges::give_up_root(&config, Path::new(""))?;
+    privileges::give_up_root(&config, None)?;
     runtime()?.block_on(serve(config, None, adoption, None))
 }
 

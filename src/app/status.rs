@@ -7,8 +7,8 @@ use super::daemon::{Daemon, place_and_word};
 use super::operations;
 use crate::admin::wire::{
     Blocking, Certificate, DockerProblem, DockerStatus, DrainStatus, FreezeStatus, GateFailure,
-    HoldStatus, InFlight, MaintenanceStatus, Phase, RefusedCall, ServiceState, ServiceStatus,
-    SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
+    HoldStatus, InFlight, MaintenanceStatus, Phase, RefusedCall, ReservedHost, ServiceState,
+    ServiceStatus, SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
 };
 use crate::clock;
 use crate::config::Config;
@@ -115,6 +115,12 @@ fn docker(daemon: &Daemon) -> Option<DockerStatus> {
         what: problem.what.clone(),
         fix: problem.fix.clone(),
     });
+    let reserved = daemon.discovery.reserved().into_iter();
+    let reserved = reserved.map(|(host, claim, free_ms)| ReservedHost {
+        host,
+        project: claim.project,
+        until: clock::rfc3339(UNIX_EPOCH + Duration::from_millis(free_ms)),
+    });
     Some(DockerStatus {
         state: state.to_owned(),
         error,
@@ -122,6 +128,7 @@ fn docker(daemon: &Daemon) -> Option<DockerStatus> {
         containers: found.members.len(),
         refused: refused.collect(),
         problems: problems.collect(),
+        reserved: reserved.collect(),
     })
 }
 

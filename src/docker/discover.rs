@@ -3,8 +3,8 @@
 //!
 //! A container belongs to a service by the file (`docker = { service = "web" }` names its Compose
 //! service), by its `cutover.*` labels, or by those of caddy-docker-proxy. The Compose project,
-//! without a color at its end, owns names and hosts: whoever came first keeps them, and the file comes
-//! before everybody. What cannot be served is a [`Problem`] and changes nothing about the others.
+//! without a color at its end, owns names and hosts: whoever came first keeps them, hosts for an hour
+//! even without a container, and the file comes before everybody. What cannot be served is a [`Problem`] and changes nothing about the others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -32,6 +32,8 @@ pub struct Context<'a> {
     pub live: &'a dyn Fn(&ServiceName) -> Option<Color>,
     /// Whether a slot must stay though nothing runs there: its service is being switched.
     pub keep: &'a dyn Fn(&ServiceName, Color) -> bool,
+    /// Wall clock, in milliseconds since 1970.
+    pub now_ms: u64,
 }
 
 /// What was found.
@@ -148,10 +150,10 @@ impl Discoverer {
         }));
         let wishes = wishes(&groups);
         found.sites = self.hosts.settle(
-            &wishes,
-            &caddy_sites,
-            cx.file,
+            (&wishes, &caddy_sites),
+            (cx.file, &groups),
             &mut self.memory.hosts,
+            cx.now_ms,
             &mut found.problems,
         );
         let led_to: BTreeSet<&ServiceName> =

@@ -10,6 +10,7 @@ struct World {
     file: String,
     live: BTreeMap<String, Color>,
     made: u32,
+    now_ms: u64,
 }
 
 impl World {
@@ -75,6 +76,7 @@ impl World {
                 network: None,
                 live: &|name| live.get(name.as_str()).copied(),
                 keep: &|_, _| false,
+                now_ms: self.now_ms,
             },
         )
     }
@@ -318,6 +320,83 @@ fn a_label_that_says_what_the_file_says_is_no_problem() {
     world.add(1, "shop", "web", &[HOST]);
     assert_eq!(world.problems(), [""; 0]);
     assert_eq!(world.routes(), ["example.com shop"]);
+}
+
+const HOUR: u64 = 3_600_000;
+
+/// `shop` holds `example.com` and `blog` wants it; then `shop` is down.
+fn held_by_a_project_that_is_down() -> World {
+    let mut world = World::default();
+    world.add(1, "shop", "web", &[HOST]);
+    world.add(2, "blog", "app", &[HOST]);
+    assert_eq!(world.routes(), ["example.com web"]);
+    world.remove(1);
+    assert_eq!(world.routes(), [""; 0]);
+    world
+}
+
+#[test]
+fn a_project_that_is_down_keeps_its_host_for_an_hour() {
+    let mut world = held_by_a_project_that_is_down();
+    world.now_ms += HOUR - 1;
+    let said = world.problem();
+    assert!(
+        said.contains(
+            "the Compose project shop, which is down and keeps it until 1970-01-01T01:00"
+        ) && said.contains("wait until then"),
+        "{said}"
+    );
+    assert_eq!(
+        world.discoverer.memory.hosts["example.com"].free_ms(),
+        Some(HOUR)
+    );
+    // It comes back, and goes again: the hour begins anew.
+    world.add(3, "shop", "web", &[HOST]);
+    assert_eq!(world.routes(), ["example.com web"]);
+    assert_eq!(world.discoverer.memory.hosts["example.com"].free_ms(), None);
+    world.remove(3);
+    assert_eq!(world.routes(), [""; 0]);
+    world.now_ms += HOUR - 1;
+    assert_eq!(world.routes(), [""; 0]);
+    world.now_ms += 1;
+    assert_eq!(world.routes(), ["example.com app"]);
+    // Whoever has it now is the holder.
+    world.add(4, "shop", "web", &[HOST]);
+    assert_eq!(world.routes(), ["example.com app"]);
+}
+
+#[test]
+fn a_restart_does_not_give_away_the_host_of_a_project_that_is_down() {
+    let mut world = held_by_a_project_that_is_down();
+    world.now_ms += HOUR / 2;
+    let kept = serde_json::to_vec(&world.discoverer.memory).expect("JSON");
+    world.discoverer = Discoverer::new(serde_json::from_slice(&kept).expect("a memory"));
+    assert_eq!(world.routes(), [""; 0]);
+    world.now_ms += HOUR / 2;
+    assert_eq!(world.routes(), ["example.com app"], "from when it went");
+}
+
+#[test]
+fn a_project_that_is_there_and_wants_another_host_keeps_none() {
+    let mut world = held_by_a_project_that_is_down();
+    world.add(3, "shop", "web", &[("cutover.host", "other.example")]);
+    assert_eq!(world.routes(), ["example.com app", "other.example web"]);
+    // Another service of the project says nothing of what the one that is away wants.
+    world.remove(2);
+    world.remove(3);
+    world.add(4, "blog", "api", &[("cutover.host", "api.example")]);
+    world.add(5, "late", "app", &[HOST]);
+    assert_eq!(world.routes(), ["api.example api"]);
+}
+
+#[test]
+fn containers_without_a_project_keep_no_host() {
+    let mut world = World::default();
+    world.add(1, "", "single", &[HOST]);
+    world.add(2, "blog", "app", &[HOST]);
+    assert_eq!(world.routes(), ["example.com single"]);
+    world.remove(1);
+    assert_eq!(world.routes(), ["example.com app"]);
 }
 
 #[test]

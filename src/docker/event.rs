@@ -5,6 +5,7 @@
 //! looked at. Source: Docker Engine API, "Monitor events".
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use super::inventory::{Container, Health, Inventory, State};
@@ -29,8 +30,50 @@ pub struct Reaction {
     pub changed: bool,
     /// The container that has to be looked at.
     pub look: Option<String>,
-    /// Why a container is dead or dying.
-    pub trouble: Option<String>,
+    /// What speaks against the container from now on.
+    pub sign: Option<Sign>,
+}
+
+/// Something that speaks against a container. Shown after its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// It ended.
+    Exited {
+        /// As the engine writes it; 137 is SIGKILL.
+        code: String,
+    },
+    /// It wanted more memory than it may have.
+    OutOfMemory,
+    /// Its restart policy started it again, as often since the last look.
+    Restarted(u64),
+    /// Its HEALTHCHECK fails.
+    Unhealthy,
+}
+
+impl Sign {
+    /// Whether the container is dead or dying: what the rule `container` is about. One that is
+    /// unhealthy may still answer, and is judged by its answers.
+    #[must_use]
+    pub const fn is_end(&self) -> bool {
+        match self {
+            Self::Exited { .. } | Self::OutOfMemory | Self::Restarted(_) => true,
+            Self::Unhealthy => false,
+        }
+    }
+}
+
+impl fmt::Display for Sign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited { code } => write!(f, "exited with code {code}"),
+            Self::OutOfMemory => f.write_str("ran out of memory (OOM)"),
+            Self::Restarted(1) => f.write_str("was restarted by its restart policy"),
+            Self::Restarted(times) => {
+                write!(f, "was restarted {times} times by its restart policy")
+            }
+            Self::Unhealthy => f.write_str("is unhealthy, says its HEALTHCHECK"),
+        }
+    }
 }
 
 impl Inventory {
@@ -72,20 +115,16 @@ impl Inventory {
                     container.state = State::Ended;
                     container.is_stopping = false;
                 });
-                let name = attribute("name");
                 Reaction {
                     changed,
                     look: Some(id.clone()),
-                    trouble: Some(format!("the container {name} exited with code {code}")),
+                    sign: Some(Sign::Exited { code }),
                 }
             }
             "oom" => Reaction {
                 changed: false,
                 look: Some(id.clone()),
-                trouble: Some(format!(
-                    "the container {} ran out of memory (OOM)",
-                    attribute("name")
-                )),
+                sign: Some(Sign::OutOfMemory),
             },
             "pause" => Reaction {
                 changed: self.change(id, |container| container.state = State::Paused),
@@ -99,7 +138,7 @@ impl Inventory {
                 Reaction {
                     changed,
                     look: health.is_none().then(|| id.clone()),
-                    trouble: None,
+                    sign: (health == Some(Health::Unhealthy)).then_some(Sign::Unhealthy),
                 }
             }
             "destroy" => Reaction {
@@ -262,16 +301,19 @@ mod tests {
     }
 
     #[test]
-    fn an_end_and_a_lack_of_memory_are_troubles() {
-        let said = |action, attributes: &[(&str, &str)]| {
-            one().happened(&event(action, attributes)).trouble
+    fn what_speaks_against_a_container_is_told_and_an_end_is_more_than_ill_health() {
+        let sign = |action, attributes: &[(&str, &str)]| {
+            let sign = one().happened(&event(action, attributes)).sign?;
+            Some((sign.to_string(), sign.is_end()))
         };
-        let died = said("die", &[("exitCode", "137"), ("name", "web-1")]);
-        assert_eq!(
-            died.as_deref(),
-            Some("the container web-1 exited with code 137")
-        );
-        assert!(said("oom", &[("name", "web-1")]).is_some_and(|why| why.contains("OOM")));
-        assert_eq!(said("kill", &[("signal", "15")]), None);
+        let told = |words: &str, is_end| Some((words.to_owned(), is_end));
+        let died = sign("die", &[("exitCode", "137")]);
+        assert_eq!(died, told("exited with code 137", true));
+        assert_eq!(sign("oom", &[]), told("ran out of memory (OOM)", true));
+        let unhealthy = sign("health_status: unhealthy", &[]);
+        assert_eq!(unhealthy, told("is unhealthy, says its HEALTHCHECK", false));
+        for action in ["health_status: healthy", "health_status: starting", "kill"] {
+            assert_eq!(sign(action, &[("signal", "15")]), None, "{action}");
+        }
     }
 }

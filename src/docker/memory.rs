@@ -2,10 +2,15 @@
 //! came first with a host or a name. Pure; `app` keeps it on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Color;
+use crate::clock;
+use crate::model::{Color, ServiceName};
+
+/// How long a Compose project that is down keeps its hosts: longer than a redeploy takes.
+const KEPT: Duration = Duration::from_secs(3600);
 
 /// Decisions that outlive a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,12 +18,52 @@ pub struct Memory {
     /// Colors that were chosen, by the whole id of the container.
     #[serde(default)]
     pub colors: BTreeMap<String, Color>,
-    /// The project that holds a host. A color at its end is left out.
+    /// Who holds a host.
     #[serde(default)]
-    pub hosts: BTreeMap<String, String>,
+    pub hosts: BTreeMap<String, HostClaim>,
     /// The project that holds the name of a service.
     #[serde(default)]
     pub services: BTreeMap<String, String>,
+}
+
+/// A host that a Compose project holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostClaim {
+    /// The project, without a color at its end; empty: containers that have none.
+    pub project: String,
+    /// The services whose containers asked for it last.
+    pub services: BTreeSet<ServiceName>,
+    /// Since when no container asks for it, in milliseconds since 1970; `None`: one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_ms: Option<u64>,
+}
+
+impl HostClaim {
+    /// When another project may have the host, in milliseconds since 1970; `None`: it is in use.
+    #[must_use]
+    pub fn free_ms(&self) -> Option<u64> {
+        Some(self.gone_ms?.saturating_add(clock::millis(KEPT)))
+    }
+
+    /// What is left of the claim when no container of the project asks for the host. A service that
+    /// is away (`is_there` says no) may come back and keeps it for an hour; a project whose
+    /// services are all there wants it no more. `None`: it is free.
+    pub(super) fn without_containers(
+        &self,
+        now_ms: u64,
+        is_there: impl FnMut(&ServiceName) -> bool,
+    ) -> Option<Self> {
+        if self.project.is_empty() || self.services.iter().all(is_there) {
+            return None;
+        }
+        let gone = Self {
+            gone_ms: Some(self.gone_ms.unwrap_or(now_ms)),
+            ..self.clone()
+        };
+        gone.free_ms()
+            .is_some_and(|free| now_ms < free)
+            .then_some(gone)
+    }
 }
 
 /// Who holds what, while everybody says what they want. Whoever held it before and still wants it

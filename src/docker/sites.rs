@@ -1,14 +1,16 @@
 //! Which host belongs to whom, and the sites that come of it. Pure.
 //!
 //! A host that the configuration file has, or a wildcard of it covers, is the file's; one that
-//! another Compose project asked for first is that project's. Within one project, several services
-//! may share a host by path.
+//! another Compose project asked for first is that project's, for an hour also while that is down.
+//! Within one project, several services may share a host by path.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, UNIX_EPOCH};
 
-use super::group::of_project;
-use super::memory::Claims;
+use super::group::{Groups, of_project};
+use super::memory::{Claims, HostClaim};
 use super::problem::Problem;
+use crate::clock;
 use crate::config::{self, Config, Env, JoinedSite};
 use crate::model::{HostPattern, PathPattern, ServiceName};
 
@@ -49,34 +51,57 @@ struct Host {
 }
 
 impl Hosts {
-    /// Gives every host to whom it belongs.
+    /// Gives every host to whom it belongs. `held`: who holds which, before and after; `now_ms`: wall
+    /// clock, in milliseconds since 1970.
     pub(super) fn settle(
         &mut self,
-        wishes: &[Wish],
-        caddy: &[CaddySite],
-        file: &Config,
-        held: &mut BTreeMap<String, String>,
+        (wishes, caddy): (&[Wish], &[CaddySite]),
+        (file, groups): (&Config, &Groups<'_>),
+        held: &mut BTreeMap<String, HostClaim>,
+        now_ms: u64,
         problems: &mut Vec<Problem>,
     ) -> Vec<JoinedSite> {
-        let by_labels = wishes
-            .iter()
-            .map(|wish| (wish.host.to_string(), wish.project.clone()));
-        let by_caddy = caddy.iter().flat_map(|one| {
-            let hosts = one.site.site.hosts.iter();
-            hosts.map(move |host| (host.to_string(), one.project.clone()))
-        });
-        let wanted: BTreeSet<_> = by_labels.chain(by_caddy).collect();
+        let asked = asked(wishes, caddy);
         let before = std::mem::take(held);
+        let is_asked = |host: &str, project: &str| {
+            let pair = (host.to_owned(), project.to_owned());
+            asked.contains_key(&pair)
+        };
+        let gone = before
+            .iter()
+            .filter(|(host, claim)| !is_asked(host, &claim.project));
+        let gone: BTreeMap<String, HostClaim> = gone
+            .filter_map(|(host, claim)| {
+                let is_there = |service: &ServiceName| {
+                    let group = groups.get(service.as_str());
+                    group.is_some_and(|group| group.project == claim.project)
+                };
+                let left = claim.without_containers(now_ms, is_there)?;
+                Some((host.clone(), left))
+            })
+            .collect();
+        let holders: BTreeMap<String, String> = before
+            .into_iter()
+            .map(|(host, claim)| (host, claim.project))
+            .collect();
+        let reserved = gone
+            .iter()
+            .map(|(host, claim)| (host.clone(), claim.project.clone()));
+        let wanted: BTreeSet<_> = asked.keys().cloned().chain(reserved).collect();
+        let mut giver = Giver {
+            file,
+            claims: Claims::new(&holders, wanted.clone()),
+            gone: &gone,
+        };
         // Those who hold a wildcard must be known before others ask for what it covers.
-        let mut claims = Claims::new(&before, wanted.clone());
         for (host, project) in wanted
             .iter()
-            .filter(|pair| before.get(&pair.0) == Some(&pair.1))
+            .filter(|pair| holders.get(&pair.0) == Some(&pair.1))
         {
-            let _ = claims.claim(host, project);
+            let _ = giver.claims.claim(host, project);
         }
         // Then those who came first, whatever their kind of labels.
-        let mut asked: Vec<_> = wishes
+        let mut in_order: Vec<_> = wishes
             .iter()
             .map(|wish| {
                 (
@@ -91,15 +116,15 @@ impl Hosts {
                 hosts.map(|host| (one.rank, host, &one.project, &*one.site.services))
             }))
             .collect();
-        asked.sort_by_key(|(rank, ..)| *rank);
-        for (_, host, project, services) in asked {
+        in_order.sort_by_key(|(rank, ..)| *rank);
+        for (_, host, project, services) in in_order {
             // Who does not get it is told below.
-            let _ = may_have(host, project, services, file, &mut claims);
+            let _ = giver.may_have(host, project, services);
         }
         let mut hosts: BTreeMap<String, Host> = BTreeMap::new();
         for wish in wishes {
             let leads_there = [wish.service.clone()];
-            match may_have(&wish.host, &wish.project, &leads_there, file, &mut claims) {
+            match giver.may_have(&wish.host, &wish.project, &leads_there) {
                 Ok(true) => give(
                     hosts.entry(wish.host.to_string()).or_default(),
                     wish,
@@ -119,7 +144,7 @@ impl Hosts {
                         format!("the host {name} is given by cutover.host and by caddy labels"),
                         "use one kind of labels for a host",
                     )),
-                    false => may_have(host, project, &site.services, file, &mut claims),
+                    false => giver.may_have(host, project, &site.services),
                 };
                 match given {
                     Ok(has) => has,
@@ -135,7 +160,21 @@ impl Hosts {
                 sites.push(site);
             }
         }
-        *held = claims.held();
+        let now_held = giver.claims.held().into_iter();
+        *held = now_held
+            .map(|(host, project)| {
+                let pair = (host, project);
+                let claim = match (asked.get(&pair), gone.get(&pair.0)) {
+                    (None, Some(gone)) => gone.clone(),
+                    (services, _) => HostClaim {
+                        project: pair.1,
+                        services: services.cloned().unwrap_or_default(),
+                        gone_ms: None,
+                    },
+                };
+                (pair.0, claim)
+            })
+            .collect();
         sites
     }
 
@@ -164,55 +203,97 @@ impl Hosts {
     }
 }
 
-type Refusal = (String, &'static str);
-
-/// Whether a host may be had. False: the file leads it to the same service already.
-fn may_have(
-    host: &HostPattern,
-    project: &str,
-    services: &[ServiceName],
-    file: &Config,
-    claims: &mut Claims<'_>,
-) -> Result<bool, Refusal> {
-    for site in &file.sites {
-        let Some(own) = site.hosts.iter().find(|own| covers(own, host)) else {
-            continue;
-        };
-        let targets = site.routes.iter().filter_map(|route| route.service);
-        let mut targets = targets.chain(site.service);
-        let is_same = own == host
-            && targets.any(|at| {
-                let target = file.services.get(at.0);
-                target.is_some_and(|target| services.contains(&target.name))
-            });
-        return match is_same {
-            true => Ok(false),
-            false => Err((
-                format!("the host {host} belongs to the configuration file ({own})"),
-                "remove the label, or the host from the file",
-            )),
-        };
+/// Hosts with the projects that ask for them, and the services whose containers do.
+fn asked(
+    wishes: &[Wish],
+    caddy: &[CaddySite],
+) -> BTreeMap<(String, String), BTreeSet<ServiceName>> {
+    let mut asked: BTreeMap<(String, String), BTreeSet<ServiceName>> = BTreeMap::new();
+    for wish in wishes {
+        let pair = (wish.host.to_string(), wish.project.clone());
+        asked.entry(pair).or_default().insert(wish.service.clone());
     }
-    const FIX: &str = "choose another host, or remove the label there";
-    let name = host.to_string();
-    if let HostPattern::Exact(exact) = host
-        && let Some((_, rest)) = exact.split_once('.')
-    {
-        let wildcard = format!("*.{rest}");
-        if let Some(holder) = claims.holder(&wildcard).filter(|holder| *holder != project) {
-            let what = format!(
-                "the host {host} belongs to {} ({wildcard})",
-                of_project(holder)
-            );
-            return Err((what, FIX));
+    for one in caddy {
+        for host in &one.site.site.hosts {
+            let pair = (host.to_string(), one.project.clone());
+            let services = one.site.services.iter().cloned();
+            asked.entry(pair).or_default().extend(services);
         }
     }
-    match claims.claim(&name, project) {
-        Ok(()) => Ok(true),
-        Err(holder) => Err((
-            format!("the host {host} belongs to {}", of_project(&holder)),
-            FIX,
-        )),
+    asked
+}
+
+/// Why a host is not given, and what to do.
+type Refusal = (String, &'static str);
+
+/// Says who may have which host.
+struct Giver<'a> {
+    file: &'a Config,
+    claims: Claims<'a>,
+    /// Hosts of projects that are down.
+    gone: &'a BTreeMap<String, HostClaim>,
+}
+
+impl Giver<'_> {
+    /// Whether a host may be had. False: the file leads it to the same service already.
+    fn may_have(
+        &mut self,
+        host: &HostPattern,
+        project: &str,
+        services: &[ServiceName],
+    ) -> Result<bool, Refusal> {
+        for site in &self.file.sites {
+            let Some(own) = site.hosts.iter().find(|own| covers(own, host)) else {
+                continue;
+            };
+            let targets = site.routes.iter().filter_map(|route| route.service);
+            let mut targets = targets.chain(site.service);
+            let is_same = own == host
+                && targets.any(|at| {
+                    let target = self.file.services.get(at.0);
+                    target.is_some_and(|target| services.contains(&target.name))
+                });
+            return match is_same {
+                true => Ok(false),
+                false => Err((
+                    format!("the host {host} belongs to the configuration file ({own})"),
+                    "remove the label, or the host from the file",
+                )),
+            };
+        }
+        let name = host.to_string();
+        if let HostPattern::Exact(exact) = host
+            && let Some((_, rest)) = exact.split_once('.')
+        {
+            let wildcard = format!("*.{rest}");
+            let holder = self.claims.holder(&wildcard);
+            if let Some(holder) = holder.filter(|holder| *holder != project) {
+                return Err(self.taken(host, holder, &wildcard));
+            }
+        }
+        match self.claims.claim(&name, project) {
+            Ok(()) => Ok(true),
+            Err(holder) => Err(self.taken(host, &holder, &name)),
+        }
+    }
+
+    /// `by`: the host of the holder, which may be a wildcard of this one.
+    fn taken(&self, host: &HostPattern, holder: &str, by: &str) -> Refusal {
+        let mut what = format!("the host {host} belongs to {}", of_project(holder));
+        if by != host.to_string() {
+            what.push_str(&format!(" ({by})"));
+        }
+        match self.gone.get(by).and_then(HostClaim::free_ms) {
+            Some(free) => {
+                let free = clock::rfc3339(UNIX_EPOCH + Duration::from_millis(free));
+                what.push_str(&format!(", which is down and keeps it until {free}"));
+                (
+                    what,
+                    "wait until then, choose another host, or name the host in the configuration file",
+                )
+            }
+            None => (what, "choose another host, or remove the label there"),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use super::client::{Call, Client, DockerError};
+use super::event::Sign;
 use super::inventory::{Container, Inventory, Place};
 use super::own::{own_ids, subnets};
 use super::read;
@@ -308,8 +309,10 @@ impl Watcher {
         if event.kind == "container" || reaction.look.is_some() {
             *session.ages.entry(id).or_default() += 1;
         }
-        if let Some(why) = reaction.trouble {
-            self.attention.trouble(&session.client, &event.id, why);
+        if let Some(sign) = reaction.sign {
+            let name = event.attributes.get("name").map_or("", String::as_str);
+            self.attention
+                .happened(&session.client, &event.id, name, sign);
         }
         if let Some(id) = reaction.look {
             session.look(id);
@@ -381,11 +384,8 @@ impl Watcher {
                         self.publish_if();
                     }
                     if let Some((known, name)) = before.filter(|(known, _)| *known < restarts) {
-                        let why = format!(
-                            "the container {name} was restarted {} times by its restart policy",
-                            restarts - known
-                        );
-                        self.attention.trouble(&session.client, &id, why);
+                        let sign = Sign::Restarted(restarts - known);
+                        self.attention.happened(&session.client, &id, &name, sign);
                     }
                 }
             }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use bollard::query_parameters::{LogsOptionsBuilder, StatsOptionsBuilder};
 use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::client::{Call, Client, DockerError};
+use super::event::Sign;
 use super::read;
 use crate::clock;
 
@@ -18,7 +19,7 @@ use crate::clock;
 const LINES: usize = 20;
 /// Of each line.
 const LINE_CHARACTERS: usize = 300;
-/// For the log of a container that ended: a rollback waits for it.
+/// For the log of a container that ended: the account of a rollback waits for it, the rollback does not.
 const PATIENCE: Duration = Duration::from_millis(700);
 /// Between two looks at what containers use.
 const MEASURE: Duration = Duration::from_secs(2);
@@ -26,16 +27,39 @@ const MEASURE: Duration = Duration::from_secs(2);
 const MEASURE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Something that speaks against a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Trouble {
     /// Its id.
     pub id: String,
-    /// What happened, for people.
-    pub why: String,
-    /// The last lines that it wrote, oldest first; or why they are not known.
-    pub log: Result<Vec<String>, String>,
+    /// Its name.
+    pub name: String,
+    /// What happened.
+    pub sign: Sign,
+    /// What it wrote last.
+    pub log: LastLines,
     /// When it happened.
     pub at: Instant,
+}
+
+/// The last lines of a container's log, which may still be on their way.
+#[derive(Clone, Debug)]
+pub struct LastLines(watch::Receiver<Option<Lines>>);
+
+/// Oldest first; or why they are not known.
+type Lines = Result<Vec<String>, String>;
+
+impl LastLines {
+    /// Waits for them, 700 ms at most from the moment they were asked for. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why they are not known, for people.
+    pub async fn read(&self) -> Result<Vec<String>, String> {
+        let mut lines = self.0.clone();
+        let read = lines.wait_for(Option::is_some).await;
+        // A sender that is gone belonged to a watch that ended.
+        let read = read.ok().and_then(|read| Option::clone(&read));
+        read.unwrap_or_else(|| Err("Docker is asked no more".to_owned()))
+    }
 }
 
 /// Limits of a container.
@@ -93,22 +117,29 @@ impl Attention {
         paid.clone()
     }
 
-    /// Tells of a container with the last lines of its log, if attention is paid to it.
-    pub(super) fn trouble(self: &Arc<Self>, client: &Client, id: &str, why: String) {
+    /// Tells what speaks against a container, if attention is paid to it, and asks for its last lines.
+    pub(super) fn happened(&self, client: &Client, id: &str, name: &str, sign: Sign) {
         if !self.paid().contains_key(id) {
             return;
         }
-        let (attention, client, id) = (Arc::clone(self), client.clone(), id.to_owned());
-        let at = clock::now();
+        let (found, lines) = watch::channel(None);
+        let trouble = Trouble {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            sign,
+            log: LastLines(lines),
+            at: clock::now(),
+        };
+        // Nobody listens any more when the daemon stops.
+        let _ = self.troubles.send(trouble);
+        let (client, id) = (client.clone(), id.to_owned());
         tokio::spawn(async move {
-            let log = match tokio::time::timeout(PATIENCE, last_lines(&client, &id)).await {
+            let lines = match tokio::time::timeout(PATIENCE, last_lines(&client, &id)).await {
                 Ok(Ok(lines)) => Ok(lines),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("Docker did not give its log in time".to_owned()),
             };
-            let trouble = Trouble { id, why, log, at };
-            // Nobody listens any more when the daemon stops.
-            let _ = attention.troubles.send(trouble);
+            found.send_replace(Some(lines));
         });
     }
 

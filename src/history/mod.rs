@@ -88,7 +88,7 @@ pub struct Entry {
     /// Those of them that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<u64>,
-    /// More about it, a line each: the last lines of the log of a container that ended.
+    /// More about it, a line each: what speaks against the containers of a release, and what they wrote last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<String>,
 }

@@ -5,8 +5,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 
-use crate::compose::{docker, edge_image};
-use crate::support::{Ended, finish, wait_until};
+use crate::compose::{docker, edge_image, image};
+use crate::support::{Ended, curl, finish, wait_until};
 
 const CADDYFILE: &str = "localhost {\n\trespond \"hello\"\n}\n";
 
@@ -14,6 +14,7 @@ const CADDYFILE: &str = "localhost {\n\trespond \"hello\"\n}\n";
 struct Edge {
     folder: tempfile::TempDir,
     name: String,
+    has_file: bool,
 }
 
 impl Edge {
@@ -24,7 +25,19 @@ impl Edge {
         fs::create_dir(folder.path().join("data")).expect("a folder");
         let name = format!("cutover-test-{name}");
         let _ = finish(Command::new("docker").args(["rm", "--force", "--volumes", &name]));
-        Self { folder, name }
+        Self {
+            folder,
+            name,
+            has_file: true,
+        }
+    }
+
+    /// Without any configuration.
+    fn without_a_file(name: &str) -> Self {
+        Self {
+            has_file: false,
+            ..Self::new(name)
+        }
     }
 
     fn at(&self, name: &str) -> std::path::PathBuf {
@@ -37,7 +50,10 @@ impl Edge {
         let data = format!("{}:/data", self.at("data").display());
         let mut docker = Command::new("docker");
         docker.args(["run", "--name", &self.name]);
-        docker.args(["--volume", &caddyfile, "--volume", &data]);
+        if self.has_file {
+            docker.args(["--volume", &caddyfile]);
+        }
+        docker.args(["--volume", &data]);
         docker.args(["--volume", "/var/run/docker.sock:/var/run/docker.sock"]);
         finish(docker.args(options).arg("cutover:test").args(command))
     }
@@ -81,6 +97,21 @@ impl Drop for Edge {
             eprintln!("--- {}\n{}", self.name, self.logs());
         }
         let _ = finish(Command::new("docker").args(["rm", "--force", "--volumes", &self.name]));
+    }
+}
+
+/// Another container, gone with the test.
+struct Removed(&'static str);
+
+impl Removed {
+    fn remove(&self) {
+        let _ = finish(Command::new("docker").args(["rm", "--force", self.0]));
+    }
+}
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 
@@ -209,6 +240,45 @@ fn without_the_capabilities_to_change_root_stays_with_one() {
     edge.start(&options);
     assert_eq!(edge.status("Uid:"), "10001 10001 10001 10001");
     assert_eq!(edge.status("CapEff:"), "0000000000000400");
+}
+
+#[test]
+fn without_a_file_it_serves_what_the_labels_of_containers_say() {
+    const APP: &str = "cutover-test-labels-app";
+    let edge = Edge::without_a_file("labels");
+    image(&["app", "v1"]);
+    let app = Removed(APP);
+    app.remove();
+    edge.start(&[]);
+    let labels = ["cutover.host=labels.internal", "cutover.tls=off"];
+    docker(&[
+        "run",
+        "--detach",
+        "--name",
+        APP,
+        "--label",
+        labels[0],
+        "--label",
+        labels[1],
+        "cutover-test-app:v1",
+    ]);
+    let format = "{{.NetworkSettings.IPAddress}}";
+    let url = format!(
+        "http://{}/",
+        docker(&["inspect", "--format", format, &edge.name])
+    );
+    let asked = || curl(&["--header", "Host: labels.internal", &url]);
+    wait_until("the app answers", || {
+        asked().stdout.trim_end().ends_with(" v1")
+    });
+    let doctor = edge.exec(&["proxyctl", "doctor"]);
+    let labels = "there is no file: the labels of containers say what is served";
+    assert!(doctor.stdout.contains(labels), "{doctor:?}");
+    let engine = "/var/run/docker.sock answers in version";
+    assert!(doctor.stdout.contains(engine), "{doctor:?}");
+    assert_eq!(doctor.code, 0, "{doctor:?}");
+    app.remove();
+    wait_until("nobody has the host", || asked().code != 0);
 }
 
 #[test]

@@ -294,6 +294,73 @@ fn pass(mut near: UnixStream, target: &Path, refused: &[&str], open: &Mutex<Vec<
     let _ = near.shutdown(Shutdown::Both);
 }
 
+/// HAProxy before the shared engine's socket, with the rules of docker-socket-proxy: GET of the
+/// allowed paths, and 403 to everything else.
+pub struct SocketProxy {
+    port: u16,
+    child: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl SocketProxy {
+    /// `allowed`: first parts of paths.
+    pub fn start(allowed: &[&str]) -> Self {
+        super::require("haproxy");
+        let folder = tempfile::tempdir().expect("a folder");
+        let port = super::free_port();
+        let rule = |path: &&str| {
+            format!("  http-request allow if {{ path,url_dec -m reg -i ^(/v[0-9.]+)?/{path} }}\n")
+        };
+        let rules: String = allowed.iter().map(rule).collect();
+        let text = format!(
+            "defaults\n  mode http\n  timeout connect 5s\n  timeout client 10m\n  timeout server 10m\n\
+             frontend engine\n  bind 127.0.0.1:{port}\n  http-request deny unless METH_GET\n{rules}\
+             \x20 http-request deny\n  default_backend docker\n\
+             backend docker\n  server docker unix@{SOCKET}\n"
+        );
+        let file = folder.path().join("haproxy.cfg");
+        fs::write(&file, text).expect("a file");
+        let child = Command::new("haproxy")
+            .args(["-db", "-q", "-f", &file.display().to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("start haproxy");
+        let proxy = Self {
+            port,
+            child,
+            _folder: folder,
+        };
+        wait_until("haproxy listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        proxy
+    }
+
+    /// As `[docker] socket` has it.
+    pub fn address(&self) -> String {
+        format!("tcp://127.0.0.1:{}", self.port)
+    }
+
+    /// The status that a call is answered with.
+    pub fn status_of(&self, method: &str, path: &str) -> String {
+        let url = format!("http://127.0.0.1:{}{path}", self.port);
+        let format = "%{http_code}";
+        let asked = Command::new("curl")
+            .args(["--silent", "--output", "/dev/null", "--write-out", format])
+            .args(["--max-time", "20", "--request", method, &url])
+            .output();
+        String::from_utf8_lossy(&asked.expect("curl").stdout).into_owned()
+    }
+}
+
+impl Drop for SocketProxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// An engine of one's own, that may be restarted.
 pub struct OwnEngine {
     pub engine: Engine,

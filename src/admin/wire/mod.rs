@@ -21,8 +21,8 @@ pub use judge::{FailingRoute, FailureSample, JudgeReport, JudgeService, ReplayRe
 pub use operation::{Done, HistoryReport, HistoryRequest, Operation};
 pub use status::{
     Blocking, Certificate, DockerProblem, DockerStatus, DrainStatus, FreezeStatus, GateFailure,
-    HoldStatus, InFlight, MaintenanceStatus, Phase, RefusedCall, ServiceState, ServiceStatus,
-    SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
+    HoldStatus, InFlight, MaintenanceStatus, Phase, RefusedCall, ReservedHost, ServiceState,
+    ServiceStatus, SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
 };
 pub use verb::{
     Candidate, ConfigReport, DecisionRequest, Event, ExplainReport, ExplainRequest, Outcome,

@@ -433,6 +433,20 @@ pub struct DockerStatus {
     /// Containers, labels and routes that are not served, and why.
     #[serde(default)]
     pub problems: Vec<DockerProblem>,
+    /// Hosts of Compose projects that are down, which others may not have yet.
+    #[serde(default)]
+    pub reserved: Vec<ReservedHost>,
+}
+
+/// A host that is kept for a Compose project without containers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReservedHost {
+    /// The host.
+    pub host: String,
+    /// The project, without a color at its end.
+    pub project: String,
+    /// When another project may have it, RFC 3339.
+    pub until: String,
 }
 
 /// A call that Docker refuses.

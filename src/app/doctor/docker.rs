@@ -1,23 +1,62 @@
 //! Whether containers can be discovered, and which calls are refused.
 
+use std::io;
+use std::path::Path;
+
 use super::super::discovery;
 use super::{Finding, Level};
+use crate::app::privileges::{User, look_as};
 use crate::config::{Config, DockerSocket};
 use crate::docker::{Answers, Call, DockerError, check};
-use std::path::Path;
 
 const CHECK: &str = "docker";
 
-/// One finding for the engine, one for each call that it refuses. None: discovery is off.
-pub(super) async fn docker(config: &Config, file: &Path) -> Vec<Finding> {
-    let Some(settings) = discovery::settings(config, Some(file)) else {
+/// One finding for the engine, one for each call that it refuses. None: discovery is off. `user`: whom
+/// a start as root becomes, and who asks the engine then; `None`: the daemon is whoever asks.
+pub(super) async fn docker(
+    config: &Config,
+    file: Option<&Path>,
+    user: Option<User>,
+) -> Vec<Finding> {
+    let Some(settings) = discovery::settings(config, file) else {
         return Vec::new();
     };
     let place = match &settings.socket {
         DockerSocket::Unix(path) => path.display().to_string(),
         DockerSocket::Tcp(address) => format!("tcp://{address}"),
     };
-    judge(&place, check(&settings.socket).await)
+    match check_as(user, settings.socket).await {
+        Ok(answers) => judge(&place, answers),
+        Err(error) => vec![Finding::bad(
+            CHECK,
+            Level::Warning,
+            format!("cannot ask {place} as the user of the daemon: {error}"),
+            "whether containers can be discovered is not known",
+            "run it as root, or as that user",
+        )],
+    }
+}
+
+/// Asks with the rights of `user`.
+async fn check_as(
+    user: Option<User>,
+    socket: DockerSocket,
+) -> io::Result<Result<Answers, DockerError>> {
+    let Some(user) = user else {
+        return Ok(check(&socket).await);
+    };
+    // Threads have the rights of the one that started them, so the whole runtime asks as that user.
+    let ask = move || {
+        let asked = look_as(Some(&user), |_| {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build()?;
+            Ok(runtime.block_on(check(&socket)))
+        });
+        asked.and_then(|asked| asked)
+    };
+    tokio::task::spawn_blocking(ask)
+        .await
+        .map_err(io::Error::other)?
 }
 
 fn judge(place: &str, answers: Result<Answers, DockerError>) -> Vec<Finding> {
@@ -81,6 +120,34 @@ mod tests {
         assert_eq!(levels, [Level::Ok, Level::Warning, Level::Problem]);
         assert!(found[1].what.contains("GET /events"), "{found:?}");
         assert!(found[1].meaning.contains("every 5 s"), "{found:?}");
+    }
+
+    #[test]
+    fn the_engine_is_asked_as_the_daemons_user() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        assert!(nix::unistd::geteuid().is_root(), "needs root");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("docker.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+        // Whoever comes through is sent away at once.
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+        for (path, mode) in [(folder.path(), 0o755), (&path, 0o660)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+        }
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let is_forbidden = |groups: &[u32]| {
+            let user = User {
+                uid: 65534,
+                gid: 65534,
+                groups: groups.to_vec(),
+            };
+            let asked = check_as(Some(user), DockerSocket::Unix(path.clone()));
+            let answers = runtime.block_on(asked).expect("root may look");
+            answers.expect_err("nobody answers").is_forbidden()
+        };
+        assert!(is_forbidden(&[]));
+        assert!(!is_forbidden(&[0]), "the socket is root's");
     }
 
     #[test]

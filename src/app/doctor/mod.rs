@@ -19,10 +19,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::privileges;
+use super::{privileges, run};
 use crate::clock;
 use crate::compat;
-use crate::config::Config;
+use crate::config::{Config, Diagnostics};
 use crate::http::Resolver;
 use crate::model::{Color, Endpoint, UpstreamAddr};
 use crate::switch::journal;
@@ -84,28 +84,14 @@ impl Finding {
     }
 }
 
-/// Looks at everything. `file`: the configuration; `running`: a daemon answers on the admin
-/// socket, so that its ports and its state folder are taken by it.
-pub async fn doctor(file: &Path, running: bool) -> Vec<Finding> {
-    let config = match compat::load(file) {
-        Ok(config) => config,
-        Err(errors) => {
-            let each = errors.0.iter().map(|error| {
-                Finding::bad(
-                    "config",
-                    Level::Problem,
-                    error.to_string(),
-                    "cutover does not start with it, and a reload changes nothing",
-                    "mend the line; `cutover check` lists all errors",
-                )
-            });
-            return each.collect();
-        }
+/// Looks at everything. `file`: the configuration, or none: then it is what `cutover run` would serve
+/// without one; `running`: a daemon answers on the admin socket, so that its ports and its state
+/// folder are taken by it.
+pub async fn doctor(file: Option<&Path>, running: bool) -> Vec<Finding> {
+    let (config, mut found) = match configuration(file) {
+        Ok((config, finding)) => (config, vec![finding]),
+        Err(problems) => return problems,
     };
-    let mut found = vec![Finding::ok(
-        "config",
-        format!("{} has no errors", file.display()),
-    )];
     found.extend(config.warnings.iter().map(|warning| {
         Finding::bad(
             "config",
@@ -118,8 +104,8 @@ pub async fn doctor(file: &Path, running: bool) -> Vec<Finding> {
     let user = privileges::user_of_daemon(&config, file);
     found.extend(ports(&config, running));
     found.extend(paths::paths(&config, file, user.as_ref()));
-    found.extend(sockets::sockets(&config, running, user.as_ref()));
-    found.extend(docker::docker(&config, file).await);
+    found.extend(sockets::sockets(&config, file, running, user.as_ref()));
+    found.extend(docker::docker(&config, file, user).await);
     found.extend(storage(&config.state_dir));
     found.push(clock_check());
     found.push(descriptors(&config));
@@ -128,6 +114,41 @@ pub async fn doctor(file: &Path, running: bool) -> Vec<Finding> {
     found.extend(upstreams(&config).await);
     found.push(container::stop_time(&config).await);
     found
+}
+
+/// The configuration and what is to be said of it, or only its errors.
+fn configuration(file: Option<&Path>) -> Result<(Config, Finding), Vec<Finding>> {
+    const CHECK: &str = "config";
+    let problem = |error: &dyn std::fmt::Display| {
+        Finding::bad(
+            CHECK,
+            Level::Problem,
+            error.to_string(),
+            "cutover does not start with it, and a reload changes nothing",
+            "mend the line; `cutover check` lists all errors",
+        )
+    };
+    let problems =
+        |errors: Diagnostics| -> Vec<_> { errors.0.iter().map(|error| problem(error)).collect() };
+    let Some(file) = file else {
+        let config = run::without_a_file().map_err(problems)?;
+        let finding = if run::has_docker() {
+            let what = "there is no file: the labels of containers say what is served";
+            Finding::ok(CHECK, what)
+        } else {
+            Finding::bad(
+                CHECK,
+                Level::Problem,
+                "there is no file, and no Docker socket either",
+                "cutover does not start: it has nothing to serve",
+                "write ./cutover.toml or /etc/cutover/cutover.toml, name a file with --config, or mount the socket",
+            )
+        };
+        return Ok((config, finding));
+    };
+    let config = compat::load(file).map_err(problems)?;
+    let finding = Finding::ok(CHECK, format!("{} has no errors", file.display()));
+    Ok((config, finding))
 }
 
 fn ports(config: &Config, running: bool) -> Vec<Finding> {
@@ -428,9 +449,20 @@ mod tests {
         let file = folder.path().join("cutover.toml");
         fs::write(&file, "shutdown_grace = 5\n").expect("a file");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let found = runtime.block_on(doctor(&file, false));
+        let found = runtime.block_on(doctor(Some(&file), false));
         assert_eq!(worst(&found), Level::Problem);
         assert!(found[0].what.contains("cutover.toml:1:18: "), "{found:?}");
+    }
+
+    #[test]
+    fn without_a_file_it_is_what_run_would_serve_or_why_that_does_not_start() {
+        let (config, finding) = configuration(None).expect("the defaults");
+        assert!(config.docker.is_some_and(|docker| docker.enabled));
+        let level = match run::has_docker() {
+            true => Level::Ok,
+            false => Level::Problem,
+        };
+        assert_eq!(finding.level, level, "{finding:?}");
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::config::Config;
 
 const CHECK: &str = "paths";
 
-/// `user`: whom a start as root becomes; `None`: the daemon is whoever asks.
-pub(super) fn paths(config: &Config, file: &Path, user: Option<&User>) -> Vec<Finding> {
+/// `file`: where the configuration is from, if from a file. `user`: whom a start as root becomes;
+/// `None`: the daemon is whoever asks.
+pub(super) fn paths(config: &Config, file: Option<&Path>, user: Option<&User>) -> Vec<Finding> {
     let places = adoption::usual_places();
     let foreign = places.caddy.iter().chain(&places.certbot);
     let foreign: Vec<&Path> = foreign.map(|path| path.as_path()).collect();
@@ -41,7 +42,7 @@ pub(super) fn paths(config: &Config, file: &Path, user: Option<&User>) -> Vec<Fi
 fn look(
     looker: &Looker,
     config: &Config,
-    file: &Path,
+    file: Option<&Path>,
     foreign: &[&Path],
     user: Option<&User>,
 ) -> Vec<Finding> {
@@ -55,12 +56,14 @@ fn look(
         // What is missing is told where it is needed.
         Ok(()) | Err(_) => {}
     };
-    tell(
-        file,
-        Level::Warning,
-        "the running daemon keeps what it has: a reload changes nothing",
-        "let this user read the file, or restart instead of a reload",
-    );
+    if let Some(file) = file {
+        tell(
+            file,
+            Level::Warning,
+            "the running daemon keeps what it has: a reload changes nothing",
+            "let this user read the file, or restart instead of a reload",
+        );
+    }
     let (level, meaning) = match user {
         Some(_) => (
             Level::Warning,
@@ -146,7 +149,7 @@ mod tests {
     fn each_path_that_the_daemons_user_cannot_read_is_named() {
         let (folder, config, file) = tree();
         assert!(geteuid().is_root(), "looking as somebody else needs root");
-        let found = || paths(&config, &file, Some(&nobody()));
+        let found = || paths(&config, Some(&file), Some(&nobody()));
         assert_eq!(found()[0].level, Level::Ok, "{:?}", found());
         set_mode(&folder.path().join("a.key"), 0o600);
         set_mode(&folder.path().join("srv"), 0o700);
@@ -168,7 +171,11 @@ mod tests {
                 told("srv", Level::Problem),
             ]
         );
-        assert_eq!(paths(&config, &file, None)[0].level, Level::Ok, "root");
+        assert_eq!(
+            paths(&config, Some(&file), None)[0].level,
+            Level::Ok,
+            "root"
+        );
     }
 
     #[test]

@@ -8,20 +8,27 @@ use nix::unistd::{AccessFlags, access};
 
 use super::{Finding, Level};
 use crate::admin::socket;
+use crate::app::discovery;
 use crate::app::privileges::{User, look_as};
 use crate::config::{Config, DockerSocket};
 
 const CHECK: &str = "sockets";
 
-/// `user`: whom a start as root becomes; `None`: the daemon is whoever asks.
-pub(super) fn sockets(config: &Config, running: bool, user: Option<&User>) -> Vec<Finding> {
+/// `file`: where the configuration is from, if from a file. `user`: whom a start as root becomes;
+/// `None`: the daemon is whoever asks.
+pub(super) fn sockets(
+    config: &Config,
+    file: Option<&Path>,
+    running: bool,
+    user: Option<&User>,
+) -> Vec<Finding> {
     let mut path = config.listen.admin.clone();
     let fallback = socket::in_state_dir(&config.state_dir);
     if path == socket::default_path() && !path.exists() && fallback.exists() {
         path = fallback;
     }
     let mut found = vec![admin(&path, running)];
-    if let Some(docker) = config.docker.as_ref().filter(|docker| docker.enabled) {
+    if let Some(docker) = discovery::settings(config, file) {
         found.extend(match &docker.socket {
             DockerSocket::Unix(path) => Some(docker_socket(path, user)),
             // An address, not a file.

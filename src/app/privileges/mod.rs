@@ -31,8 +31,8 @@ use tracing::{info, warn};
 
 pub(in crate::app) use look::{Looker, look_as};
 
-use crate::compat;
-use crate::config::{Config, Docker, DockerSocket};
+use super::discovery;
+use crate::config::{Config, DockerSocket};
 use crate::kept;
 
 /// The variable with the user that a start as root becomes.
@@ -196,7 +196,7 @@ fn plan(start: &Start, socket: Option<&Socket>) -> Result<Plan, PrivilegeError> 
 ///
 /// # Errors
 /// What is to be given up cannot be.
-pub(super) fn give_up_root(config: &Config, file: &Path) -> Result<(), PrivilegeError> {
+pub(super) fn give_up_root(config: &Config, file: Option<&Path>) -> Result<(), PrivilegeError> {
     let start = Start::of_process();
     let path = docker_socket(config, file);
     let socket = path.as_deref().and_then(Socket::at);
@@ -242,18 +242,16 @@ pub(super) fn give_up_root(config: &Config, file: &Path) -> Result<(), Privilege
 
 /// The unix socket of Docker, if containers are looked for: whoever may use it is root on its
 /// machine, so its group is joined for nothing else.
-fn docker_socket(config: &Config, file: &Path) -> Option<PathBuf> {
-    let usual = compat::is_caddyfile(file).then(Docker::default);
-    let docker = config.docker.as_ref().or(usual.as_ref())?;
-    match &docker.socket {
-        DockerSocket::Unix(path) if docker.enabled => Some(path.clone()),
-        DockerSocket::Unix(_) | DockerSocket::Tcp(_) => None,
+fn docker_socket(config: &Config, file: Option<&Path>) -> Option<PathBuf> {
+    match discovery::settings(config, file)?.socket {
+        DockerSocket::Unix(path) => Some(path),
+        DockerSocket::Tcp(_) => None,
     }
 }
 
 /// The user that a daemon with this configuration has in this container or on this machine, as
 /// seen by whoever runs a command beside it.
-pub(super) fn user_of_daemon(config: &Config, file: &Path) -> Option<User> {
+pub(super) fn user_of_daemon(config: &Config, file: Option<&Path>) -> Option<User> {
     let socket = docker_socket(config, file).as_deref().and_then(Socket::at);
     match plan(&Start::of_process(), socket.as_ref()) {
         Ok(Plan::Become(user)) => Some(user),
@@ -355,7 +353,7 @@ mod tests {
         let of_file = |text: &str, file: &str| {
             let text = format!("{text}\n[[site]]\nhosts = [\"a.example\"]\nupstream = [\"b:1\"]\n");
             let config = crate::config::load_str(file, &text).expect("valid");
-            docker_socket(&config, Path::new(file))
+            docker_socket(&config, Some(Path::new(file)))
         };
         let socket = |text| of_file(text, "cutover.toml");
         let usual = Some(PathBuf::from("/var/run/docker.sock"));

@@ -24,19 +24,17 @@ pub(crate) async fn doctor(
         Some(client) => client.status().await.is_ok(),
         None => false,
     };
-    let (Found::File(file) | Found::Caddyfile(file)) = config::find(config) else {
-        return output.error(ControlError::new(
-            ErrorCode::Usage,
-            "there is no cutover.toml here nor in /etc/cutover: name one with --config",
-        ));
+    let file = match config::find(config) {
+        Found::File(file) | Found::Caddyfile(file) => Some(file),
+        Found::Nothing => None,
     };
     if repair {
         return match client.filter(|_| running) {
             Some(client) => by_the_daemon(output, &client).await,
-            None => by_hand(output, &file),
+            None => by_hand(output, file.as_deref()),
         };
     }
-    let found = cutover::app::doctor(&file, running).await;
+    let found = cutover::app::doctor(file.as_deref(), running).await;
     let problem = found.iter().any(|one| one.level == Level::Problem);
     if output.json {
         output.document(&serde_json::json!({"findings": found, "running": running}));
@@ -61,10 +59,11 @@ async fn by_the_daemon(output: &Output, client: &Client) -> u8 {
     0
 }
 
-/// Without a daemon the journal is this process's for a moment.
-fn by_hand(output: &Output, file: &Path) -> u8 {
+/// Without a daemon the journal is this process's for a moment. Without a file it is where `cutover run`
+/// would have it.
+fn by_hand(output: &Output, file: Option<&Path>) -> u8 {
     let failed = |message: String| output.error(ControlError::new(ErrorCode::Failed, message));
-    let config = match compat::load(file) {
+    let config = match file.map_or_else(cutover::app::without_a_file, compat::load) {
         Ok(config) => config,
         Err(errors) => {
             return output.error(

@@ -73,6 +73,15 @@ fn discovery(docker: &DockerStatus) -> Vec<Line> {
             .plain(format!("  {}: {}", problem.container, problem.what))
             .with(Style::Dim, format!("; {}", problem.fix))
     }));
+    lines.extend(docker.reserved.iter().map(|reserved| {
+        Line::new()
+            .with(Style::Dim, "  reserved")
+            .plain(format!(
+                " {} for the Compose project {}",
+                reserved.host, reserved.project
+            ))
+            .with(Style::Dim, format!(", until {}", reserved.until))
+    }));
     lines
 }
 
