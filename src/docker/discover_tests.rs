@@ -415,8 +415,10 @@ fn a_host_of_another_project_is_not_taken() {
     world.add(3, "shop", "web", &[HOST]);
     world.discoverer = Discoverer::new(world.discoverer.memory.clone());
     assert_eq!(world.routes(), ["example.com web"]);
-    // Until it is gone.
+    // Until it is gone for good.
     world.remove(3);
+    assert_eq!(world.routes(), [""; 0]);
+    world.now_ms += HOUR;
     assert_eq!(world.routes(), ["example.com app"]);
     assert_eq!(world.problems(), [""; 0]);
 }

@@ -34,10 +34,9 @@ impl Edge {
 
     /// Without any configuration.
     fn without_a_file(name: &str) -> Self {
-        Self {
-            has_file: false,
-            ..Self::new(name)
-        }
+        let mut edge = Self::new(name);
+        edge.has_file = false;
+        edge
     }
 
     fn at(&self, name: &str) -> std::path::PathBuf {
