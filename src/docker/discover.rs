@@ -151,7 +151,8 @@ impl Discoverer {
         let wishes = wishes(&groups);
         found.sites = self.hosts.settle(
             (&wishes, &caddy_sites),
-            (cx.file, &groups),
+            cx.file,
+            &groups,
             &mut self.memory.hosts,
             cx.now_ms,
             &mut found.problems,

@@ -56,30 +56,15 @@ impl Hosts {
     pub(super) fn settle(
         &mut self,
         (wishes, caddy): (&[Wish], &[CaddySite]),
-        (file, groups): (&Config, &Groups<'_>),
+        file: &Config,
+        groups: &Groups<'_>,
         held: &mut BTreeMap<String, HostClaim>,
         now_ms: u64,
         problems: &mut Vec<Problem>,
     ) -> Vec<JoinedSite> {
         let asked = asked(wishes, caddy);
         let before = std::mem::take(held);
-        let is_asked = |host: &str, project: &str| {
-            let pair = (host.to_owned(), project.to_owned());
-            asked.contains_key(&pair)
-        };
-        let gone = before
-            .iter()
-            .filter(|(host, claim)| !is_asked(host, &claim.project));
-        let gone: BTreeMap<String, HostClaim> = gone
-            .filter_map(|(host, claim)| {
-                let is_there = |service: &ServiceName| {
-                    let group = groups.get(service.as_str());
-                    group.is_some_and(|group| group.project == claim.project)
-                };
-                let left = claim.without_containers(now_ms, is_there)?;
-                Some((host.clone(), left))
-            })
-            .collect();
+        let gone = gone(&before, &asked, groups, now_ms);
         let holders: BTreeMap<String, String> = before
             .into_iter()
             .map(|(host, claim)| (host, claim.project))
@@ -160,21 +145,7 @@ impl Hosts {
                 sites.push(site);
             }
         }
-        let now_held = giver.claims.held().into_iter();
-        *held = now_held
-            .map(|(host, project)| {
-                let pair = (host, project);
-                let claim = match (asked.get(&pair), gone.get(&pair.0)) {
-                    (None, Some(gone)) => gone.clone(),
-                    (services, _) => HostClaim {
-                        project: pair.1,
-                        services: services.cloned().unwrap_or_default(),
-                        gone_ms: None,
-                    },
-                };
-                (pair.0, claim)
-            })
-            .collect();
+        *held = now_held(giver.claims, &asked, &gone);
         sites
     }
 
@@ -204,11 +175,10 @@ impl Hosts {
 }
 
 /// Hosts with the projects that ask for them, and the services whose containers do.
-fn asked(
-    wishes: &[Wish],
-    caddy: &[CaddySite],
-) -> BTreeMap<(String, String), BTreeSet<ServiceName>> {
-    let mut asked: BTreeMap<(String, String), BTreeSet<ServiceName>> = BTreeMap::new();
+type Asked = BTreeMap<(String, String), BTreeSet<ServiceName>>;
+
+fn asked(wishes: &[Wish], caddy: &[CaddySite]) -> Asked {
+    let mut asked = Asked::new();
     for wish in wishes {
         let pair = (wish.host.to_string(), wish.project.clone());
         asked.entry(pair).or_default().insert(wish.service.clone());
@@ -221,6 +191,47 @@ fn asked(
         }
     }
     asked
+}
+
+/// What is kept for projects that were there before and do not ask any more.
+fn gone(
+    before: &BTreeMap<String, HostClaim>,
+    asked: &Asked,
+    groups: &Groups<'_>,
+    now_ms: u64,
+) -> BTreeMap<String, HostClaim> {
+    let kept = |(host, claim): (&String, &HostClaim)| {
+        if asked.contains_key(&(host.clone(), claim.project.clone())) {
+            return None;
+        }
+        let is_there = |service: &ServiceName| {
+            let group = groups.get(service.as_str());
+            group.is_some_and(|group| group.project == claim.project)
+        };
+        Some((host.clone(), claim.without_containers(now_ms, is_there)?))
+    };
+    before.iter().filter_map(kept).collect()
+}
+
+/// Who holds which host from now on.
+fn now_held(
+    claims: Claims<'_>,
+    asked: &Asked,
+    gone: &BTreeMap<String, HostClaim>,
+) -> BTreeMap<String, HostClaim> {
+    let claim = |(host, project): (String, String)| {
+        let pair = (host, project);
+        let claim = match (asked.get(&pair), gone.get(&pair.0)) {
+            (None, Some(gone)) => gone.clone(),
+            (services, _) => HostClaim {
+                project: pair.1,
+                services: services.cloned().unwrap_or_default(),
+                gone_ms: None,
+            },
+        };
+        (pair.0, claim)
+    };
+    claims.held().into_iter().map(claim).collect()
 }
 
 /// Why a host is not given, and what to do.
