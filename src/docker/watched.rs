@@ -20,7 +20,7 @@ const LINES: usize = 20;
 /// Of each line.
 const LINE_CHARACTERS: usize = 300;
 /// For the log of a container that ended: the account of a rollback waits for it, the rollback does not.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks at what containers use.
 const MEASURE: Duration = Duration::from_secs(2);
 /// For one look.
@@ -49,7 +49,7 @@ pub struct LastLines(watch::Receiver<Option<Lines>>);
 type Lines = Result<Vec<String>, String>;
 
 impl LastLines {
-    /// Waits for them, 700 ms at most from the moment they were asked for. Cancel-safe.
+    /// Waits for them, 3 s at most from the moment they were asked for. Cancel-safe.
     ///
     /// # Errors
     /// Why they are not known, for people.
