@@ -9,7 +9,8 @@ packages=(
     nginx-light haproxy caddy                                # peers of the benches and tests
     pebble                                                   # ACME server of the tests, with its DNS
     wrk nghttp2-client hey                                   # load: wrk, h2load, hey
-    docker.io docker-compose busybox-static postgresql       # the engine of the tests, what runs on it
+    docker.io docker-compose busybox-static dash             # the engine of the tests, what runs on it
+    postgresql python3 rclone findutils util-linux           # a shop over a database, its offsite copies
 )
 
 missing=()

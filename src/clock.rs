@@ -29,6 +29,13 @@ pub fn epoch_ms(time: SystemTime) -> u64 {
     millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
+/// The time that [`epoch_ms`] gave.
+#[must_use]
+pub fn from_epoch_ms(ms: u64) -> SystemTime {
+    let time = UNIX_EPOCH.checked_add(Duration::from_millis(ms));
+    time.unwrap_or(UNIX_EPOCH)
+}
+
 /// Wall-clock time in UTC as Apache's access logs have it: `10/Oct/2000:13:55:36 +0000`.
 #[must_use]
 pub fn common_log(time: SystemTime) -> String {

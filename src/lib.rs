@@ -5,7 +5,7 @@
 //! ```text
 //! wiring    app
 //! control   admin
-//! planes    proxy   switch   health   acme   docker   notify
+//! planes    proxy   switch   health   acme   docker   deploy   notify
 //! shared    pool   tls   http   history   files
 //! words     model   config   clock   disk   kept   metrics
 //! ```
@@ -16,6 +16,7 @@ pub mod app;
 pub mod clock;
 pub mod compat;
 pub mod config;
+pub mod deploy;
 mod disk;
 pub mod docker;
 mod files;

@@ -13,12 +13,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cutover::admin::listen::AdminSocket;
 use cutover::admin::wire::{
-    Candidate, Certificate, CertificateReport, ConfigReport, ControlError, DecisionRequest, Done,
-    DrainStatus, ErrorCode, ExplainReport, ExplainRequest, FailingRoute, FailureSample,
-    GateFailure, HistoryReport, HistoryRequest, InFlight, JudgeReport, JudgeService, Operation,
-    Outcome, OutcomeKind, Phase, Progress, ReloadReport, RenewRequest, RollbackRequest,
-    ServiceState, ServiceStatus, Share, SlotStatus, Slots, Status, SwitchRequest, SwitchStatus,
-    Tally, UpstreamStatus,
+    Candidate, Certificate, CertificateReport, ConfigReport, ContainerRole, ContainerStatus,
+    ControlError, DecisionRequest, DeployRequest, DeployStatus, Done, DrainStatus, ErrorCode,
+    ExplainReport, ExplainRequest, FailingRoute, FailureSample, GateFailure, HistoryReport,
+    HistoryRequest, InFlight, JobRequest, JobStatus, JudgeReport, JudgeService, Operation, Outcome,
+    OutcomeKind, Phase, Progress, ReloadReport, RenewRequest, RollbackRequest, ServiceState,
+    ServiceStatus, Share, SlotStatus, Slots, Status, SwitchRequest, SwitchStatus, Tally,
+    UpstreamStatus,
 };
 use cutover::admin::{Actor, Control, Reporter, server};
 use cutover::clock;
@@ -34,6 +35,9 @@ struct Fake {
     ready: Mutex<Result<(), String>>,
     end: Mutex<Result<OutcomeKind, ControlError>>,
     asked: Mutex<Vec<SwitchRequest>>,
+    deployed: Mutex<Vec<DeployRequest>>,
+    /// Whether the status has a deploy, containers and jobs.
+    with_containers: bool,
     looks: AtomicUsize,
     /// Holds a switch after its first event.
     gate: Option<Notify>,
@@ -46,6 +50,8 @@ impl Fake {
             ready: Mutex::new(Ok(())),
             end: Mutex::new(Ok(OutcomeKind::Kept)),
             asked: Mutex::new(Vec::new()),
+            deployed: Mutex::default(),
+            with_containers: false,
             looks: AtomicUsize::new(0),
             gate: None,
             finished: Notify::new(),
@@ -58,6 +64,7 @@ impl Fake {
             message: match result {
                 OutcomeKind::RolledBack => "blue is live on web: error rate 12% of 0.1%",
                 OutcomeKind::Held => "both colors stay up on web, a person decides",
+                OutcomeKind::Done => "job backup did well in 2 s",
                 _ => "green is live on web",
             }
             .to_owned(),
@@ -179,6 +186,9 @@ fn full_status() -> Status {
             },
         ],
         docker: None,
+        deploy: None,
+        containers: Vec::new(),
+        jobs: Vec::new(),
         freeze: None,
         maintenance: Vec::new(),
         warnings: vec!["ops listens on every address".to_owned()],
@@ -188,11 +198,77 @@ fn full_status() -> Status {
     }
 }
 
+/// A deploy that goes on, the container that it replaces, and a job.
+fn with_containers() -> Status {
+    Status {
+        deploy: Some(DeployStatus {
+            id: "d8".to_owned(),
+            release: "v2".to_owned(),
+            step: "pull shop:v2".to_owned(),
+            done: 3,
+            of: 19,
+            ..DeployStatus::default()
+        }),
+        containers: vec![ContainerStatus {
+            name: "shop-web-green-d7".to_owned(),
+            service: Some("web".into()),
+            color: Some(Color::Green),
+            role: ContainerRole::Live,
+            release: Some("v2".to_owned()),
+            image: "shop:v2".to_owned(),
+            image_id: "sha256:0123456789abcdef".to_owned(),
+            digest: None,
+            state: "running".to_owned(),
+            health: Some("healthy".to_owned()),
+            age_s: Some(90),
+            restarts: 0,
+            memory_bytes: Some(12 << 20),
+            memory_limit_bytes: None,
+            cpu: Some(0.03),
+        }],
+        jobs: vec![JobStatus {
+            name: "backup".to_owned(),
+            next: Some("2027-01-16T03:00:00Z".to_owned()),
+            last_good: None,
+            failure: Some("exit code 1".to_owned()),
+        }],
+        ..full_status()
+    }
+}
+
 #[async_trait]
 impl Control for Fake {
     async fn status(&self) -> Status {
         self.looks.fetch_add(1, Ordering::SeqCst);
-        full_status()
+        match self.with_containers {
+            true => with_containers(),
+            false => full_status(),
+        }
+    }
+
+    async fn deploy(
+        &self,
+        _actor: Actor,
+        request: DeployRequest,
+        reporter: Reporter,
+    ) -> Result<Outcome, ControlError> {
+        self.deployed.lock().unwrap().push(request);
+        for (back, step) in [
+            (false, "wait for web to be healthy"),
+            (true, "stop the new web"),
+        ] {
+            reporter.report(Progress {
+                tick: false,
+                message: step.to_owned(),
+                switch: switch_status(Phase::Unknown),
+                deploy: Some(DeployStatus {
+                    step: step.to_owned(),
+                    back,
+                    ..DeployStatus::default()
+                }),
+            });
+        }
+        self.outcome()
     }
 
     async fn switch(
@@ -212,6 +288,7 @@ impl Control for Fake {
                 tick,
                 message,
                 switch,
+                deploy: None,
             });
             if let Some(gate) = &self.gate {
                 gate.notified().await;
@@ -219,6 +296,15 @@ impl Control for Fake {
         }
         self.finished.notify_one();
         self.outcome()
+    }
+
+    async fn job(&self, _: Actor, request: JobRequest) -> Result<Outcome, ControlError> {
+        let mut outcome = self.outcome()?;
+        if outcome.result == OutcomeKind::Failed {
+            outcome.message = format!("job {}: exit code 1", request.name);
+            outcome.details = vec!["no space left on device".to_owned()];
+        }
+        Ok(outcome)
     }
 
     async fn rollback(
@@ -555,6 +641,28 @@ fn exit_codes_say_how_a_switch_ended() {
 }
 
 #[test]
+fn a_job_that_was_run_by_hand_says_how_it_ended() {
+    let daemon = daemon();
+    daemon.ends(Ok(OutcomeKind::Done));
+    let line = "done: job backup did well in 2 s\n";
+    let ran = daemon.run(&["job", "backup"]);
+    assert_eq!(ran, Ran(0, line.to_owned(), String::new()));
+    daemon.ends(Ok(OutcomeKind::Failed));
+    let ran = daemon.run(&["job", "backup"]);
+    let lines = "failed: job backup: exit code 1\n  no space left on device\n";
+    assert_eq!(ran, Ran(1, lines.to_owned(), String::new()));
+    let Ran(code, stdout, _) = daemon.run(&["job", "backup", "--json"]);
+    assert_eq!(code, 1);
+    let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(document["outcome"]["details"][0], "no space left on device");
+    daemon.ends(Err(ControlError::new(
+        ErrorCode::Busy,
+        "job backup is running",
+    )));
+    assert_eq!(daemon.run(&["job", "backup"]).0, 3);
+}
+
+#[test]
 fn going_back_on_request_is_success() {
     let daemon = daemon();
     daemon.ends(Ok(OutcomeKind::RolledBack));
@@ -740,22 +848,58 @@ fn usage_errors_are_2_and_help_is_0() {
 }
 
 #[test]
-fn verbs_of_later_versions_say_so_without_asking_the_daemon() {
-    for args in [
-        &["deploy", "app:v2", "--service", "web"][..],
-        &["cleanup"],
-        &["reset"],
+fn a_deploy_is_asked_for_with_its_variables_and_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("app.env");
+    std::fs::write(&file, "# variables\nA=1\nB=two words\n").unwrap();
+    let daemon = daemon();
+    let file = file.to_str().unwrap();
+    let Ran(code, stdout, stderr) =
+        daemon.run(&["deploy", "v2", "--service", "web", "--env-file", file]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let expected = "deploy   wait for web to be healthy\nback     stop the new web\n";
+    assert!(stdout.starts_with(expected), "{stdout}");
+    let asked = daemon.fake.deployed.lock().unwrap().clone();
+    assert_eq!(asked[0].image, "v2");
+    assert_eq!(asked[0].env, ["A=1", "B=two words"]);
+    assert!(!format!("{:?}", asked[0]).contains("two words"));
+
+    std::fs::write(folder.path().join("app.env"), "hunter2\n").unwrap();
+    let Ran(code, _, stderr) = daemon.run(&["deploy", "v2", "--env-file", file]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("line 1 is not NAME=value"), "{stderr}");
+    assert!(!stderr.contains("hunter2"), "{stderr}");
+}
+
+#[test]
+fn containers_and_jobs_are_in_the_status() {
+    let daemon = daemon_of(Fake {
+        with_containers: true,
+        ..Fake::new()
+    });
+    let Ran(code, stdout, _) = daemon.run(&["status"]);
+    assert_eq!(code, 0);
+    let line = |word: &str| {
+        stdout
+            .lines()
+            .find(|line| line.contains(word))
+            .unwrap_or_default()
+    };
+    let live = line("shop-web-green-d7");
+    for fact in [
+        "live",
+        "green",
+        "shop:v2",
+        "0123456789ab",
+        "running",
+        "healthy",
+        "12 MiB",
+        "cpu 3%",
     ] {
-        let ran = ran(proxyctl(Path::new("/nowhere"), args).output().unwrap());
-        let sentence = format!("proxyctl: `{}` is not in this version yet\n", args[0]);
-        assert_eq!(ran, Ran(2, String::new(), sentence));
+        assert!(live.contains(fact), "{fact}: {live}");
     }
-    let Ran(_, stdout, _) = ran(proxyctl(Path::new("/nowhere"), &["cleanup", "--json"])
-        .output()
-        .unwrap());
-    let expected = "{\"error\":{\"code\":\"unsupported\",\
-                    \"message\":\"`cleanup` is not in this version yet\"}}\n";
-    assert_eq!(stdout, expected);
+    assert!(line("backup").contains("failed: exit code 1"), "{stdout}");
+    assert!(line("deploy v2 4/19").contains("pull shop:v2"), "{stdout}");
 }
 
 /// Runs `hash-password` with `input` for its stdin.

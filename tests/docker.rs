@@ -510,7 +510,10 @@ fn what_cannot_be_served_is_named_with_the_fix() {
 fn a_socket_proxy_that_allows_lists_and_events_is_enough() {
     let world = World::new(Engine::shared(), "cutover-t-least");
     let id = world.start("web-1", &world.prefix, "web", &[], &[]);
-    let relay = Relay::to(SOCKET.as_ref(), &["/version", "/stats", "/logs"]);
+    let relay = Relay::to(
+        SOCKET.as_ref(),
+        &["/version", "/stats", "/logs", "/json?size"],
+    );
     let socket = relay.path.display().to_string();
     let edge = Edge::start(&file(&world, &socket, ""));
     wait_until("it answers", || {

@@ -288,6 +288,14 @@ async fn containers_are_found_in_the_version_that_both_know() {
         }
     );
     assert_eq!(server.asked("/v1.41/containers/one/json"), 1);
+    // Events are asked for beside the containers.
+    let asked = async {
+        while server.asked("/v1.41/events") == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let asked = tokio::time::timeout(Duration::from_secs(10), asked).await;
+    assert!(asked.is_ok(), "events were not asked for");
     assert_eq!(server.asked("/v1.41/events"), 1);
 }
 

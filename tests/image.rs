@@ -12,4 +12,8 @@ mod compose;
 mod container;
 #[path = "image/examples.rs"]
 mod examples;
+#[path = "image/readme.rs"]
+mod readme;
+#[path = "image/restore.rs"]
+mod restore;
 mod support;

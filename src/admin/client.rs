@@ -20,10 +20,10 @@ use tokio::time::timeout;
 
 use super::server::HEARTBEAT;
 use super::wire::{
-    CertificateReport, ConfigReport, ControlError, DecisionRequest, Done, ErrorBody, ErrorCode,
-    Event, ExplainReport, ExplainRequest, HistoryReport, HistoryRequest, JudgeReport, Operation,
-    Outcome, OutcomeBody, Progress, ReadyReport, ReloadReport, RenewRequest, RollbackRequest,
-    Status, SwitchRequest,
+    CertificateReport, ConfigReport, ControlError, DecisionRequest, DeployRequest, Done, ErrorBody,
+    ErrorCode, Event, ExplainReport, ExplainRequest, HistoryReport, HistoryRequest, JobRequest,
+    JudgeReport, Operation, Outcome, OutcomeBody, Progress, ReadyReport, ReloadReport,
+    RenewRequest, RollbackRequest, Status, SwitchRequest,
 };
 
 /// Asks the daemon behind one socket.
@@ -162,6 +162,26 @@ impl Client {
         on_progress: impl FnMut(Progress) + Send,
     ) -> Result<Outcome, ControlError> {
         self.follow("switch", request, on_progress).await
+    }
+
+    /// `POST /v1/deploy`. As [`Client::switch`].
+    ///
+    /// # Errors
+    /// As [`Client::switch`].
+    pub async fn deploy(
+        &self,
+        request: &DeployRequest,
+        on_progress: impl FnMut(Progress) + Send,
+    ) -> Result<Outcome, ControlError> {
+        self.follow("deploy", request, on_progress).await
+    }
+
+    /// `POST /v1/job`. As [`Client::switch`].
+    ///
+    /// # Errors
+    /// As [`Client::switch`].
+    pub async fn job(&self, request: &JobRequest) -> Result<Outcome, ControlError> {
+        self.follow("job", request, |_| ()).await
     }
 
     /// `POST /v1/rollback`. As [`Client::switch`].

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::wire::{
-    CertificateReport, ConfigReport, ControlError, DecisionRequest, Done, ExplainReport,
-    ExplainRequest, HistoryReport, HistoryRequest, JudgeReport, Operation, Outcome, Progress,
-    ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest,
+    CertificateReport, ConfigReport, ControlError, DecisionRequest, DeployRequest, Done,
+    ExplainReport, ExplainRequest, HistoryReport, HistoryRequest, JobRequest, JudgeReport,
+    Operation, Outcome, Progress, ReloadReport, RenewRequest, RollbackRequest, Status,
+    SwitchRequest,
 };
 
 /// The daemon as the control API sees it.
@@ -28,6 +29,18 @@ pub trait Control: Send + Sync + 'static {
         request: SwitchRequest,
         reporter: Reporter,
     ) -> Result<Outcome, ControlError>;
+
+    /// Pull, jobs, start, gate, smoke, switch, verdict, stop: the whole release. With `wait` false
+    /// it returns as soon as it is begun.
+    async fn deploy(
+        &self,
+        actor: Actor,
+        request: DeployRequest,
+        reporter: Reporter,
+    ) -> Result<Outcome, ControlError>;
+
+    /// Runs a job on a schedule now; returns when it is over.
+    async fn job(&self, actor: Actor, request: JobRequest) -> Result<Outcome, ControlError>;
 
     /// Undoes the last cutover.
     async fn rollback(
@@ -141,6 +154,7 @@ mod tests {
 
     fn progress(tick: bool) -> Progress {
         Progress {
+            deploy: None,
             tick,
             message: String::new(),
             switch: SwitchStatus {

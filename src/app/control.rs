@@ -8,12 +8,12 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::daemon::{Daemon, ReloadError};
 use super::explain::{Target, explain};
-use super::{certification, judge, operations, status};
+use super::{certification, deploy, judge, operations, status};
 use crate::admin::wire::{
-    CertificateReport, ConfigReport, ControlError, DecisionRequest, Done, ErrorCode, ExplainReport,
-    ExplainRequest, HistoryReport, HistoryRequest, JudgeReport, Operation, Outcome, OutcomeKind,
-    Phase, Progress, ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest,
-    SwitchStatus,
+    CertificateReport, ConfigReport, ControlError, DecisionRequest, DeployRequest, Done, ErrorCode,
+    ExplainReport, ExplainRequest, HistoryReport, HistoryRequest, JobRequest, JudgeReport,
+    Operation, Outcome, OutcomeKind, Phase, Progress, ReloadReport, RenewRequest, RollbackRequest,
+    Status, SwitchRequest, SwitchStatus,
 };
 use crate::admin::{Actor, Control, Reporter};
 use crate::clock;
@@ -66,12 +66,32 @@ impl Control for DaemonControl {
         Ok(explained(&self.0, outcome).await)
     }
 
+    async fn deploy(
+        &self,
+        actor: Actor,
+        request: DeployRequest,
+        reporter: Reporter,
+    ) -> Result<Outcome, ControlError> {
+        deploy::deploy(&self.0, &actor, request, &reporter).await
+    }
+
+    async fn job(&self, actor: Actor, request: JobRequest) -> Result<Outcome, ControlError> {
+        deploy::run_now(&self.0, &actor, &request.name).await
+    }
+
     async fn rollback(
         &self,
         actor: Actor,
         request: RollbackRequest,
-        _reporter: Reporter,
+        reporter: Reporter,
     ) -> Result<Outcome, ControlError> {
+        let (id, why) = (request.id.clone(), request.why.clone());
+        // A running deploy is undone by its switch, or called off.
+        if self.0.deploys.progress().is_none()
+            && let Some(outcome) = deploy::to_kept(&self.0, &actor, id, why, &reporter).await
+        {
+            return outcome;
+        }
         let verb = verb(&actor, request.id, request.why);
         let outcome = self.switchboard()?.rollback(verb).await;
         told(outcome)
@@ -88,6 +108,10 @@ impl Control for DaemonControl {
     }
 
     async fn abort(&self, actor: Actor, request: DecisionRequest) -> Result<Outcome, ControlError> {
+        if let Some(news) = self.0.deploys.abort(&actor) {
+            let (reporter, _) = Reporter::channel();
+            return deploy::follow(&self.0, news, &reporter).await;
+        }
         let verb = verb(&actor, request.id, request.why);
         let outcome = self.switchboard()?.abort(verb).await;
         told(outcome)
@@ -271,55 +295,8 @@ impl Follower<'_> {
     }
 
     fn report(&mut self, progress: &switch::Progress) {
-        let (phase, message, tick) = match progress {
-            switch::Progress::Accepted { services, .. } => {
-                let names: Vec<&str> = services.iter().map(ServiceName::as_str).collect();
-                (
-                    Phase::Gate,
-                    format!("asking every upstream of {}", names.join(", ")),
-                    false,
-                )
-            }
-            switch::Progress::Waiting { failing } => {
-                let each: Vec<String> = failing.iter().map(ToString::to_string).collect();
-                (
-                    Phase::Gate,
-                    format!("waiting for {}", each.join("; ")),
-                    false,
-                )
-            }
-            switch::Progress::CutOver { moves } => {
-                let to = moves.first().map_or(Color::Blue, |moved| moved.to.color);
-                (Phase::Cutover, format!("{to} takes new requests"), false)
-            }
-            switch::Progress::Observing(observation) => {
-                let seen = observation.seen();
-                let mut message = format!(
-                    "{:.0}s of {:.0}s, {} of {} requests, {} failed",
-                    observation.elapsed.as_secs_f64(),
-                    observation.observe().as_secs_f64(),
-                    seen.requests,
-                    observation.needed(),
-                    seen.errors
-                );
-                if let Some(left) = observation.confirm_left {
-                    let left = left.as_secs();
-                    message.push_str(&format!(
-                        ", goes back in {left}s unless `proxyctl promote` confirms it"
-                    ));
-                }
-                (Phase::Observe, message, true)
-            }
-            switch::Progress::Held { reason } => (Phase::Held, reason.clone(), false),
-            switch::Progress::RollingBack { by, reason } => {
-                (Phase::Rollback, format!("{reason} (by {by})"), false)
-            }
-            switch::Progress::Draining => (
-                Phase::Drain,
-                "the old slot's requests may finish".to_owned(),
-                false,
-            ),
-            switch::Progress::Recorded { .. } | switch::Progress::Finished(_) => return,
+        let Some((phase, message, tick)) = told_of(progress) else {
+            return;
         };
         let now = clock::now();
         let stacks = self.switchboard.status();
@@ -332,11 +309,66 @@ impl Follower<'_> {
         switch.phase = phase;
         self.last = Some(switch.clone());
         self.reporter.report(Progress {
+            deploy: None,
             tick,
             message,
             switch,
         });
     }
+}
+
+/// A step of a switch in words: its phase, the line, and whether it is nothing but time going by.
+pub(super) fn told_of(progress: &switch::Progress) -> Option<(Phase, String, bool)> {
+    Some(match progress {
+        switch::Progress::Accepted { services, .. } => {
+            let names: Vec<&str> = services.iter().map(ServiceName::as_str).collect();
+            (
+                Phase::Gate,
+                format!("asking every upstream of {}", names.join(", ")),
+                false,
+            )
+        }
+        switch::Progress::Waiting { failing } => {
+            let each: Vec<String> = failing.iter().map(ToString::to_string).collect();
+            (
+                Phase::Gate,
+                format!("waiting for {}", each.join("; ")),
+                false,
+            )
+        }
+        switch::Progress::CutOver { moves } => {
+            let to = moves.first().map_or(Color::Blue, |moved| moved.to.color);
+            (Phase::Cutover, format!("{to} takes new requests"), false)
+        }
+        switch::Progress::Observing(observation) => {
+            let seen = observation.seen();
+            let mut message = format!(
+                "{:.0}s of {:.0}s, {} of {} requests, {} failed",
+                observation.elapsed.as_secs_f64(),
+                observation.observe().as_secs_f64(),
+                seen.requests,
+                observation.needed(),
+                seen.errors
+            );
+            if let Some(left) = observation.confirm_left {
+                let left = left.as_secs();
+                message.push_str(&format!(
+                    ", goes back in {left}s unless `proxyctl promote` confirms it"
+                ));
+            }
+            (Phase::Observe, message, true)
+        }
+        switch::Progress::Held { reason } => (Phase::Held, reason.clone(), false),
+        switch::Progress::RollingBack { by, reason } => {
+            (Phase::Rollback, format!("{reason} (by {by})"), false)
+        }
+        switch::Progress::Draining => (
+            Phase::Drain,
+            "the old slot's requests may finish".to_owned(),
+            false,
+        ),
+        switch::Progress::Recorded { .. } | switch::Progress::Finished(_) => return None,
+    })
 }
 
 /// How a command ended, in the control API's words.

@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::addresses::Addresses;
 use super::adoption::Adoption;
 use super::certification::Certification;
+use super::deploy::Deploys;
 use super::discovery::{self, Discovery};
 use super::judge::Verdicts;
 use super::memory::{Memories, Quarantine, Watches};
@@ -80,6 +81,7 @@ pub(super) struct Daemon {
     /// Held while a configuration is published, or the upstreams of one are changed.
     pub(super) publishing: std::sync::Mutex<()>,
     pub(super) journal: Arc<Journal>,
+    pub(super) deploys: Deploys,
     pub(super) names: watch::Sender<BTreeSet<Arc<str>>>,
     pub(super) started: Instant,
     pub(super) bound: AtomicBool,

@@ -49,6 +49,8 @@ struct State {
     /// Live colors of services that are in no table (yet).
     live: BTreeMap<ServiceName, Color>,
     failed: Option<String>,
+    /// Names of containers that are out of a network for a moment.
+    moving: BTreeSet<String>,
 }
 
 /// The file of [`Memory`].
@@ -120,6 +122,7 @@ impl Discovery {
                 discovered: Arc::default(),
                 live,
                 failed: None,
+                moving: BTreeSet::new(),
             }),
             memory,
         }
@@ -179,10 +182,15 @@ impl Discovery {
             view,
             discoverer,
             live,
+            moving,
             ..
         } = &mut *state;
         if let Some(watch) = watch {
-            *view = watch.views.borrow().clone();
+            let seen = watch.views.borrow().clone();
+            *view = match moving.is_empty() {
+                true => seen,
+                false => Arc::new(still_attached(view, &seen, moving)),
+            };
         }
         live.extend(table.iter().map(|(name, color)| (name.clone(), *color)));
         let before = discoverer.memory.clone();
@@ -219,6 +227,18 @@ impl Discovery {
             tokio::task::spawn_blocking(move || file.write(&memory));
         }
         merged
+    }
+
+    /// A container is taken out of a network and put back: until [`Discovery::moved`] it counts as
+    /// being where it was, so that its requests have somewhere to go.
+    pub(super) fn moving(&self, name: &str) {
+        self.lock().moving.insert(name.to_owned());
+    }
+
+    /// It is where it is seen.
+    pub(super) fn moved(&self, name: &str) {
+        self.lock().moving.remove(name);
+        self.changed.notify_one();
     }
 
     /// Hosts of Compose projects that are down, and when others may have them, in milliseconds since 1970.
@@ -353,6 +373,27 @@ impl Discovery {
     }
 }
 
+/// What is seen, with the addresses that the moving containers had before.
+fn still_attached(before: &View, seen: &View, moving: &BTreeSet<String>) -> View {
+    let mut view = seen.clone();
+    for (id, container) in &mut view.inventory.containers {
+        let Some(known) = before.inventory.containers.get(id) else {
+            continue;
+        };
+        let has = |one: &docker::Attached| {
+            let now = container.networks.iter().find(|now| now.name == one.name);
+            one.addresses.is_empty() || now.is_some_and(|now| !now.addresses.is_empty())
+        };
+        let is_moving = moving.contains(&container.name) && container.state == Doing::Running;
+        if is_moving && !known.networks.iter().all(has) {
+            Arc::make_mut(container)
+                .networks
+                .clone_from(&known.networks);
+        }
+    }
+    view
+}
+
 /// Problems that were not there before: each is logged once.
 fn new_ones<'a>(before: &[Problem], now: &'a [Problem]) -> Vec<&'a Problem> {
     now.iter()
@@ -364,6 +405,41 @@ fn new_ones<'a>(before: &[Problem], now: &'a [Problem]) -> Vec<&'a Problem> {
 mod tests {
     use super::*;
     use crate::config::load_str;
+
+    #[test]
+    fn a_container_that_is_put_back_keeps_its_place_meanwhile() {
+        let attached = docker::Attached {
+            name: "net".to_owned(),
+            addresses: vec![[10, 0, 0, 2].into()],
+            ..docker::Attached::default()
+        };
+        let view = |networks: Vec<docker::Attached>| {
+            let container = docker::Container {
+                id: "1".to_owned(),
+                name: "web".to_owned(),
+                networks,
+                state: Doing::Running,
+                ..docker::Container::default()
+            };
+            let mut view = View::default();
+            let containers = &mut view.inventory.containers;
+            containers.insert("1".to_owned(), Arc::new(container));
+            view
+        };
+        let moved = docker::Attached {
+            addresses: vec![[10, 0, 0, 9].into()],
+            ..attached.clone()
+        };
+        let networks = |seen: Vec<docker::Attached>, name: &str| {
+            let moving = [name.to_owned()].into();
+            let view = still_attached(&view(vec![attached.clone()]), &view(seen), &moving);
+            view.inventory.containers["1"].networks.clone()
+        };
+        assert_eq!(networks(vec![], "web"), std::slice::from_ref(&attached));
+        assert_eq!(networks(vec![], "other"), []);
+        // Another address is a fact.
+        assert_eq!(networks(vec![moved.clone()], "web"), [moved]);
+    }
 
     #[test]
     fn discovery_is_on_with_its_table_without_a_file_and_for_services_that_need_it() {

@@ -12,6 +12,7 @@ mod containers;
 mod control;
 mod daemon;
 mod demo;
+mod deploy;
 mod discovery;
 mod doctor;
 mod driver;

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use tracing::warn;
 
 use super::daemon::Daemon;
-use super::notes;
+use super::deploy::denied;
+use super::{deploy, notes};
 use crate::admin::Actor;
 use crate::admin::wire::{ControlError, Done, ErrorCode, Operation};
 use crate::clock;
@@ -89,6 +90,14 @@ pub(super) async fn operate(
             }
             let saved = switchboard.freeze(None).await;
             told(vec!["switches are allowed again".to_owned()], saved)
+        }
+        Operation::Cleanup {} => {
+            entry.what = "cleanup".to_owned();
+            deploy::cleanup(daemon).await.map_err(denied)?
+        }
+        Operation::Reset {} => {
+            entry.what = "reset".to_owned();
+            deploy::reset(daemon).await.map_err(denied)?
         }
         Operation::NotifyTest {} => {
             if config.notify.is_empty() {

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::addresses::Addresses;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Service};
 use crate::http::Resolver;
 use crate::model::Endpoint;
 
@@ -28,12 +28,17 @@ const FIRST_LOOKUPS: Duration = Duration::from_secs(2);
 
 /// Every name among the upstreams of a configuration.
 pub(super) fn names(config: &Config) -> BTreeSet<Arc<str>> {
-    let slots = config
-        .services
+    config.services.iter().flat_map(names_of).collect()
+}
+
+/// The names among the upstreams of one service.
+pub(super) fn names_of(service: &Service) -> BTreeSet<Arc<str>> {
+    let upstreams = service
+        .slots
         .iter()
-        .flat_map(|service| service.slots.iter().flatten());
-    slots
-        .flat_map(|slot| &slot.upstreams)
+        .flatten()
+        .flat_map(|slot| &slot.upstreams);
+    upstreams
         .filter_map(|upstream| match upstream.endpoint() {
             Endpoint::Name { host, .. } => Some(Arc::clone(host)),
             Endpoint::Socket(_) | Endpoint::Unix(_) => None,

@@ -25,7 +25,7 @@ use super::memory::{self, Memories, Quarantine, Watches};
 use super::notes;
 use super::publisher::Publisher;
 use super::witness::Witness;
-use super::{demo, events, logging, operations, privileges, resolve};
+use super::{demo, deploy, events, logging, operations, privileges, resolve};
 use crate::admin::listen::AdminSocket;
 use crate::admin::{ops, server, socket};
 use crate::clock;
@@ -273,6 +273,7 @@ async fn serve(
         history: history.clone(),
         notifier,
         journal: Arc::clone(&journal),
+        deploys: deploy::Deploys::open(&config.state_dir),
         names: watch::channel(BTreeSet::new()).0,
         started: clock::now(),
         bound: AtomicBool::new(false),
@@ -315,6 +316,9 @@ async fn serve(
     tokio::spawn(containers::adopt(Arc::clone(&daemon)));
     tokio::spawn(memory::keep(Arc::clone(&daemon)));
     spawn_upkeep(&daemon);
+    deploy::take_up(&daemon);
+    tokio::spawn(deploy::keep_looking(Arc::clone(&daemon)));
+    tokio::spawn(deploy::start_schedule(Arc::clone(&daemon)));
     tokio::spawn(certification::show(Arc::clone(&daemon)));
     tokio::spawn(notes::orders(Arc::clone(&daemon)));
     for warning in &recovery {

@@ -4,14 +4,15 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::daemon::{Daemon, place_and_word};
-use super::operations;
+use super::{deploy, operations};
 use crate::admin::wire::{
-    Blocking, Certificate, DockerProblem, DockerStatus, DrainStatus, FreezeStatus, GateFailure,
-    HoldStatus, InFlight, MaintenanceStatus, Phase, RefusedCall, ReservedHost, ServiceState,
-    ServiceStatus, SlotStatus, Slots, Status, SwitchStatus, Tally, UpstreamStatus,
+    Blocking, Certificate, DeployStatus, DockerProblem, DockerStatus, DrainStatus, FreezeStatus,
+    GateFailure, HoldStatus, InFlight, JobStatus, MaintenanceStatus, Phase, RefusedCall,
+    ReservedHost, ServiceState, ServiceStatus, SlotStatus, Slots, Status, SwitchStatus, Tally,
+    UpstreamStatus,
 };
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Kind};
 use crate::docker::Link;
 use crate::model::{Color, Generation, ServiceName};
 use crate::pool::{Availability, HoldState, Slot, Upstream};
@@ -30,7 +31,9 @@ pub(super) fn status(daemon: &Daemon) -> Status {
     let holds = daemon.doors.holds.states();
     let notes = daemon.switchboard.get().map(switch::Switchboard::notes);
     let notes = notes.unwrap_or_default();
-    let services = config.services.iter().filter_map(|service| {
+    // Workers have no upstreams: they are among the containers.
+    let web = config.services.iter().filter(|one| one.kind == Kind::Web);
+    let services = web.filter_map(|service| {
         let entry = table.named(service.name.as_str())?;
         let stack = stacks.iter().find(|stack| stack.stack == service.stack);
         let slot = |color: Color| {
@@ -77,6 +80,8 @@ pub(super) fn status(daemon: &Daemon) -> Status {
             waiting.target, waiting.count, waiting.reason
         )
     }));
+    warnings.extend(daemon.deploys.view.trouble());
+    warnings.extend(daemon.deploys.damage().map(str::to_owned));
     warnings.extend(
         notes.damage.iter().map(|damage| {
             format!("switches are locked until `proxyctl doctor --repair`: {damage}")
@@ -85,6 +90,9 @@ pub(super) fn status(daemon: &Daemon) -> Status {
     Status {
         services: services.collect(),
         certificates: certificates(daemon),
+        deploy: daemon.deploys.progress().map(deploying),
+        containers: daemon.deploys.view.containers().to_vec(),
+        jobs: jobs(daemon, &config),
         docker: docker(daemon),
         freeze: notes.freeze.filter(is_frozen).map(frozen),
         maintenance: notes.maintenance.into_iter().map(closed).collect(),
@@ -93,6 +101,43 @@ pub(super) fn status(daemon: &Daemon) -> Status {
         uptime_s: now.saturating_duration_since(daemon.started).as_secs(),
         config: daemon.file.as_ref().map(|file| file.display().to_string()),
     }
+}
+
+/// The deploy that goes on.
+pub(super) fn deploying(progress: deploy::Progress) -> DeployStatus {
+    let stage = progress.stage;
+    DeployStatus {
+        id: progress.id,
+        release: progress.release,
+        actor: progress.actor,
+        step: stage
+            .as_ref()
+            .map_or_else(|| "begin".to_owned(), |stage| stage.text.clone()),
+        done: stage.as_ref().map_or(0, |stage| stage.done),
+        of: stage.as_ref().map_or(0, |stage| stage.of),
+        back: stage.is_some_and(|stage| stage.is_back),
+        since: at(progress.since_ms),
+    }
+}
+
+fn jobs(daemon: &Daemon, config: &Config) -> Vec<JobStatus> {
+    let book = daemon.deploys.book();
+    let one = |job: &crate::config::Job| {
+        let crate::config::When::Schedule(schedule) = &job.when else {
+            return None;
+        };
+        let ran = book.schedule.get(&job.name);
+        let next = ran.filter(|ran| ran.ended_ms.is_some());
+        let next = next.and_then(|ran| schedule.after(clock::from_epoch_ms(ran.due_ms)));
+        let failure = ran.map(|ran| ran.failure.clone());
+        Some(JobStatus {
+            name: job.name.clone(),
+            next: next.map(clock::rfc3339),
+            last_good: ran.and_then(|ran| ran.good_ms).map(at),
+            failure: failure.filter(|failure| !failure.is_empty()),
+        })
+    };
+    config.jobs.iter().filter_map(one).collect()
 }
 
 /// Docker discovery; `None`: it is off.

@@ -492,6 +492,10 @@ pub enum NotifyEvent {
     Certificate,
     /// A certificate could not be had, or its file cannot be used.
     CertificateError,
+    /// A deploy ended without its release being live.
+    DeployFailed,
+    /// A job of a deploy or on a schedule failed.
+    JobFailed,
     /// The configuration was read again.
     Config,
     /// The configuration has errors and was not taken over.
@@ -502,7 +506,7 @@ pub enum NotifyEvent {
 
 impl NotifyEvent {
     /// All but the test, which is always sent.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Switched,
         Self::Suspicious,
         Self::Alert,
@@ -516,6 +520,8 @@ impl NotifyEvent {
         Self::Override,
         Self::Certificate,
         Self::CertificateError,
+        Self::DeployFailed,
+        Self::JobFailed,
         Self::Config,
         Self::ConfigError,
     ];
@@ -537,6 +543,8 @@ impl NotifyEvent {
             Self::Override => "override",
             Self::Certificate => "certificate",
             Self::CertificateError => "certificate_error",
+            Self::DeployFailed => "deploy_failed",
+            Self::JobFailed => "job_failed",
             Self::Config => "config",
             Self::ConfigError => "config_error",
             Self::Test => "test",

@@ -5,6 +5,7 @@
 //! not in it. Runtime state never lives here: which color is live, what is healthy and what
 //! was switched belong to `pool`, `health` and `switch`.
 
+mod deploy;
 mod diagnostic;
 mod env;
 mod global;
@@ -20,6 +21,7 @@ mod site;
 pub mod step;
 mod transport;
 
+pub use deploy::{Deploy, Job, JobImage, JobStep, Kind, Order, Resume, Smoke, Success, When};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use env::Env;
 pub use global::{
@@ -72,6 +74,10 @@ pub struct Config {
     pub acme: Acme,
     /// Docker discovery; `None` without a `[docker]` table.
     pub docker: Option<Docker>,
+    /// Releases of containers.
+    pub deploy: Deploy,
+    /// One-shot containers, in the order of the file.
+    pub jobs: Vec<Job>,
     /// Where events go.
     pub notify: Vec<Notify>,
     /// `[rollback]`: what holds for services that say nothing themselves.

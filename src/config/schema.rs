@@ -108,6 +108,10 @@ pub const TABLES: &[&Table] = &[
     &ACME,
     &ACME_FALLBACK,
     &DOCKER,
+    &DEPLOY,
+    &DEPLOY_SMOKE,
+    &JOB,
+    &JOB_SUCCESS,
     &NOTIFY,
 ];
 
@@ -188,6 +192,8 @@ pub const ROOT: Table = Table {
         key("rollback", "table", ""),
         key("acme", "table", ""),
         key("docker", "table", ""),
+        key("deploy", "table", ""),
+        key("job", "list of tables", ""),
         key("notify", "list of tables", ""),
     ],
 };
@@ -376,6 +382,9 @@ pub const SERVICE: Table = Table {
         key("keep_alive", "boolean", "true"),
         key("proxy_protocol", "text", ""),
         key("docker", "table", ""),
+        key("type", "text", r#""web""#),
+        key("order", "text", r#""start-first""#),
+        key("stop_grace", "duration", ""),
         key("tls", "table", ""),
         key("retry", "table", ""),
         key("timeouts", "table", ""),
@@ -635,6 +644,69 @@ pub const DOCKER: Table = Table {
         key("enabled", "boolean", "true"),
         key("socket", "text", r#""/var/run/docker.sock""#),
         key("network", "text", r#""""#),
+    ],
+};
+
+/// `[deploy]`.
+pub const DEPLOY: Table = Table {
+    path: "deploy",
+    keys: &[
+        key("keep", "number", "1"),
+        key("pull_timeout", "duration", r#""10m""#),
+        key("start_timeout", "duration", r#""300s""#),
+        key("free_disk", "size", r#""1GiB""#),
+        key("free_memory", "size", r#""64MiB""#),
+        key("prune", "boolean", "true"),
+        key("registry_config", "path", ""),
+        key("resume_after_crash", "text", r#""abort""#),
+        key("smoke", "list of tables", ""),
+    ],
+};
+
+/// `[[deploy.smoke]]`.
+pub const DEPLOY_SMOKE: Table = Table {
+    path: "deploy.smoke",
+    keys: &[
+        key("service", "text", ""),
+        key("path", "path", r#""/""#),
+        key("host", "text", ""),
+        key("status", "status range", r#""200-299""#),
+        key("contains", "text", ""),
+        key("timeout", "duration", r#""5s""#),
+    ],
+};
+
+/// `[[job]]`.
+pub const JOB: Table = Table {
+    path: "job",
+    keys: &[
+        key("name", "text", ""),
+        key("service", "text", ""),
+        key("when", "text", ""),
+        key("schedule", "text", ""),
+        key("time_zone", "text", r#""UTC""#),
+        key("image", "text", ""),
+        key("command", "list of texts", ""),
+        key("entrypoint", "list of texts", ""),
+        key("env", "table of texts", ""),
+        key("mounts", "list of texts", "[]"),
+        key("secret_files", "list of paths", "[]"),
+        key("user", "text", ""),
+        key("timeout", "duration", r#""10m""#),
+        key("maintenance", "boolean", "false"),
+        key("snapshot", "boolean", "false"),
+        key("restore", "list of texts", "[]"),
+        key("success", "table", ""),
+    ],
+};
+
+/// `success = { ... }` of a job.
+pub const JOB_SUCCESS: Table = Table {
+    path: "job.success",
+    keys: &[
+        key("file", "path", ""),
+        key("min_size", "size", "1"),
+        key("verify", "list of texts", "[]"),
     ],
 };
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::{Retry, Rollback, ServiceTimeouts, Sticky, UpstreamTls};
+use super::{Kind, Retry, Rollback, ServiceTimeouts, Sticky, UpstreamTls};
 use crate::model::{Color, Release, ServiceName, StackName, UpstreamAddr, proxy_protocol};
 
 /// `[service.NAME]`.
@@ -21,6 +21,11 @@ pub struct Service {
     pub slots: [Option<Slot>; 2],
     /// The Compose service whose containers fill the slots, instead of `slots`.
     pub docker: Option<DockerService>,
+    /// What it is for a deploy.
+    pub kind: Kind,
+    /// How long its containers have between SIGTERM and SIGKILL; `None`: as they say themselves,
+    /// else 10 s.
+    pub stop_grace: Option<Duration>,
     /// How one upstream of a pool is chosen.
     pub balance: Balance,
     /// The cookie of [`Balance::Cookie`].
@@ -55,6 +60,8 @@ impl Service {
             live: None,
             slots: [None, None],
             docker: None,
+            kind: Kind::default(),
+            stop_grace: None,
             balance: Balance::default(),
             sticky: Sticky::default(),
             keep_alive: true,

@@ -9,7 +9,7 @@ use super::inventory::Container;
 use super::labels::Labels;
 use super::memory::{Claims, Memory};
 use super::problem::Problem;
-use crate::config::{Config, Service};
+use crate::config::{Config, Kind, Service};
 
 /// A container of a service.
 #[derive(Clone, Debug)]
@@ -143,6 +143,10 @@ fn candidate<'a>(
         })
     };
     let in_file = file.services.iter().find(by_file);
+    if in_file.is_some_and(|service| service.kind != Kind::Web) {
+        // A worker takes no requests, whatever its image exposes.
+        return None;
+    }
     let has_caddy = !caddy::labels(container).is_empty();
     let is_ours = !labels.hosts.is_empty() || labels.service.is_some();
     problems.extend(labels.problems.iter().cloned());

@@ -134,19 +134,22 @@ impl Container {
     /// The Compose project; empty: none.
     #[must_use]
     pub fn project(&self) -> &str {
-        self.label(PROJECT).unwrap_or_default()
+        let copied = || self.label("cutover.deploy.project");
+        self.label(PROJECT).or_else(copied).unwrap_or_default()
     }
 
-    /// The Compose service.
+    /// The Compose service; of a copy that a deploy made, that of the first container.
     #[must_use]
     pub fn compose_service(&self) -> Option<&str> {
         self.label(SERVICE)
+            .or_else(|| self.label("cutover.deploy.base"))
     }
 
     /// Whether somebody ran it for once: it serves nobody.
     #[must_use]
     pub fn is_one_off(&self) -> bool {
         (self.label(ONE_OFF)).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+            || self.label("cutover.deploy.job").is_some()
     }
 
     /// Whether new requests may go to it.

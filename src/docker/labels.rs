@@ -83,6 +83,10 @@ pub(super) fn read(container: &Container) -> Labels {
     let mut labels = Labels::default();
     for (label, value) in &container.labels {
         if let Some(name) = label.strip_prefix(PREFIX) {
+            // A deploy's own notes about what it made.
+            if name.starts_with("deploy.") {
+                continue;
+            }
             labels.any = true;
             if let Err(Wrong { what, fix, refuses }) = labels.take(name, value.trim()) {
                 let what = format!("label {label}: {what}");

@@ -3,14 +3,15 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::mem;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-/// Read at a time; what a body holds in memory at most.
+/// Read at a time.
 const PIECE: u64 = 128 << 10;
 
 /// Pieces to send one after the other.
@@ -20,6 +21,8 @@ pub(crate) struct Body {
     parts: VecDeque<Part>,
     /// Whether the file system can be asked without waiting.
     cached: bool,
+    /// Where the next piece is read to: the memory of the piece before, once that was sent.
+    buffer: BytesMut,
 }
 
 #[derive(Debug)]
@@ -30,11 +33,12 @@ enum Part {
 }
 
 impl Body {
-    pub(super) const fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         Self {
             file: None,
             parts: VecDeque::new(),
             cached: true,
+            buffer: BytesMut::new(),
         }
     }
 
@@ -49,6 +53,7 @@ impl Body {
             file: Some(Arc::new(file)),
             parts: VecDeque::with_capacity(1),
             cached: true,
+            buffer: BytesMut::new(),
         }
     }
 
@@ -85,7 +90,8 @@ impl Body {
         };
         let at = range.start;
         let length = (range.end - at).min(PIECE);
-        let mut buffer = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        let mut buffer = mem::take(&mut self.buffer);
+        buffer.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
         let read = match self.at_hand(&file, &mut buffer, at)? {
             Some(read) => read,
             None => {
@@ -106,7 +112,9 @@ impl Body {
         if !range.is_empty() {
             self.parts.push_front(Part::Range(range));
         }
-        Ok(Some(Bytes::from(buffer)))
+        let piece = buffer.split().freeze();
+        self.buffer = buffer;
+        Ok(Some(piece))
     }
 
     /// What the kernel has at hand; `None`: a disk would have to be waited for.

@@ -50,7 +50,8 @@ pub struct Entry {
     pub at_ms: u64,
     /// `switch`, `rollback`, `automatic rollback`, `force`, `promote`, `abort`, `reload`, `recovery`,
     /// `would go back`, `would hold`, `still failing`, `hold`, `resume`, `maintenance on`,
-    /// `maintenance off`, `freeze`, `unfreeze`, `repair`.
+    /// `maintenance off`, `freeze`, `unfreeze`, `repair`, `deploy`, `rollback to kept`, `job NAME`,
+    /// `cleanup`, `reset`.
     pub what: String,
     /// Who: name and user id, or `cutover` itself.
     #[serde(default)]
@@ -67,6 +68,9 @@ pub struct Entry {
     /// What runs there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<Release>,
+    /// What runs there to the byte: the digest of its image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// How it ended: an outcome's word.
     #[serde(default)]
     pub result: String,

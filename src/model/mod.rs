@@ -9,11 +9,13 @@ mod name;
 mod pattern;
 mod proxy_error;
 pub mod proxy_protocol;
+mod schedule;
 
 pub use address::{AddressError, Endpoint, Scheme, UpstreamAddr};
 pub use name::{Release, ServiceName, StackName};
 pub use pattern::{HostPattern, PathPattern, PatternError, normalize_path};
 pub use proxy_error::ErrorType;
+pub use schedule::{Schedule, ScheduleError};
 
 use std::fmt;
 use std::str::FromStr;

@@ -160,6 +160,8 @@ const fn priority(event: EventKind) -> &'static str {
         | EventKind::Alert
         | EventKind::Refused
         | EventKind::Recovered
+        | EventKind::DeployFailed
+        | EventKind::JobFailed
         | EventKind::CertificateError
         | EventKind::ConfigError => "4",
         EventKind::Switched
@@ -180,6 +182,8 @@ const fn tag(event: EventKind) -> &'static str {
         | EventKind::Suspicious
         | EventKind::Alert
         | EventKind::Refused
+        | EventKind::DeployFailed
+        | EventKind::JobFailed
         | EventKind::CertificateError
         | EventKind::ConfigError => "warning",
         EventKind::Committed => "white_check_mark",

@@ -116,6 +116,8 @@ fn routes(sites: Vec<Site>) -> Routes {
             stream_idle: second,
         },
         history: crate::config::History::default(),
+        deploy: crate::config::Deploy::default(),
+        jobs: Vec::new(),
         maintenance: crate::config::Maintenance::default(),
         limits: Limits {
             request_head_bytes: 1,

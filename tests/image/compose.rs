@@ -144,12 +144,16 @@ impl Project {
     }
 
     pub(crate) fn ids(&self) -> Vec<String> {
-        let of = |name: &String| {
-            let filter = format!("label=com.docker.compose.project={name}");
+        let of = |(name, label): (&String, &str)| {
+            let filter = format!("label={label}={name}");
             let ids = docker(&["ps", "--all", "--quiet", "--filter", &filter]);
             ids.lines().map(str::to_owned).collect::<Vec<_>>()
         };
-        self.names.iter().flat_map(of).collect()
+        // Those of Compose, and those that deploys have made.
+        let labels = ["com.docker.compose.project", "cutover.deploy.project"];
+        let names = self.names.iter();
+        let each = names.flat_map(|name| labels.map(|label| (name, label)));
+        each.flat_map(of).collect()
     }
 
     fn remove(&self) {

@@ -13,9 +13,9 @@ const SECOND: &str = "cutover-test-app:v2";
 /// Starting containers takes its time.
 const STARTS: Duration = Duration::from_secs(60);
 
-/// What stands behind `$ ` in the blocks of a README.
-fn commands(project: &Project) -> Vec<String> {
-    let text = fs::read_to_string(project.at("README.md")).expect("a README");
+/// What stands behind `$ ` in the blocks of a README or another file.
+pub(crate) fn commands(project: &Project, file: &str) -> Vec<String> {
+    let text = fs::read_to_string(project.at(file)).expect("a README");
     let lines = text.lines().filter_map(|line| line.strip_prefix("$ "));
     lines
         .map(|line| {
@@ -25,7 +25,7 @@ fn commands(project: &Project) -> Vec<String> {
         .collect()
 }
 
-fn images() {
+pub(crate) fn images() {
     edge_image();
     image(&["app", "v1"]);
     image(&["app", "v2"]);
@@ -36,7 +36,7 @@ fn images() {
 fn follow_the_readme(project: &Project) {
     let (mut terminal, mut serves) = (None, false);
     let mut before = String::new();
-    for line in commands(project) {
+    for line in commands(project, "README.md") {
         if line.ends_with("switch green") {
             wait_for(STARTS, "the first release serves", || {
                 project.ask("localhost").ends_with("v1\n")
@@ -114,18 +114,25 @@ fn a_product_on_one_server() {
     images();
     image(&["postgres"]);
     let mut project = Project::new(Some("config/solo-saas"), &["cutover-solo"]);
-    project.set("POSTGRES_IMAGE", "cutover-test-postgres");
-    for line in commands(&project) {
+    project.set("POSTGRES_IMAGE", "cutover-test-postgres:latest");
+    project.set("BACKUPS", "cutover-solo-backups");
+    for line in commands(&project, "README.md") {
         if line.ends_with("doctor") {
+            continue;
+        }
+        if line.ends_with("proxyctl deploy v2") {
+            release(&project, &line);
             continue;
         }
         let ended = finish(&mut project.shell(&line));
         assert_eq!(ended.code, 0, "{line}: {ended:?}");
     }
-    wait_for(STARTS, "the application serves", || {
-        project.ask("shop.example.com").ends_with("v1\n")
-    });
+    assert!(project.ask("shop.example.com").ends_with("v2\n"));
     publishes_no_ops(&project);
+    // The copy before the migration, and the one of the job.
+    let copies = finish(&mut project.shell("docker compose exec db ls /backups")).stdout;
+    let of = |kind: &str| copies.lines().filter(|name| name.starts_with(kind)).count();
+    assert_eq!((of("pre-"), of("daily-")), (1, 1), "{copies}");
     // The database is nobody's but the application's.
     let network = docker(&["network", "inspect", "cutover-solo_db"]);
     let network: serde_json::Value = serde_json::from_str(&network).expect("JSON");
@@ -151,4 +158,30 @@ fn a_product_on_one_server() {
             .is_some_and(|line| line.contains("certificates") && line.contains("shop.example.com"));
         certificate && problems.next().is_none()
     });
+}
+
+/// A deploy with the copy, the migration and the worker, typed in one terminal while another one is
+/// sure of it.
+fn release(project: &Project, line: &str) {
+    wait_for(STARTS, "the first release serves", || {
+        project.ask("shop.example.com").ends_with("v1\n")
+    });
+    // What the migrations of an application make; a copy without any table is none.
+    let table = "docker compose exec db psql -U app -c 'create table orders (id bigserial)'";
+    assert_eq!(finish(&mut project.shell(table)).code, 0);
+    let terminal = project.spawn(line);
+    wait_for(STARTS, "the second release serves", || {
+        project.ask("shop.example.com").ends_with("v2\n")
+    });
+    let mut sure = project.shell("docker compose exec proxy proxyctl promote");
+    wait_for(STARTS, "somebody is sure of it", || {
+        finish(&mut sure).code == 0
+    });
+    let deployed = terminal.wait_with_output().expect("its end");
+    let said = String::from_utf8_lossy(&deployed.stdout);
+    assert_eq!(deployed.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("job snapshot") && said.contains("job migrate"),
+        "{said}"
+    );
 }

@@ -427,6 +427,22 @@ impl OwnEngine {
         });
     }
 
+    /// Ends it as a power cut would; its containers go on until it starts again.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("killed");
+            child.wait().expect("ended");
+        }
+        // Its containerd ends with it; one that is about to would be taken for one that runs.
+        let pid = self.folder.path().join("exec/containerd/containerd.pid");
+        let pid = fs::read_to_string(pid).unwrap_or_default();
+        let name = Path::new("/proc").join(pid.trim()).join("comm");
+        wait_for(Duration::from_secs(60), "its containerd ended", || {
+            pid.trim().is_empty()
+                || !fs::read_to_string(&name).is_ok_and(|name| name.contains("containerd"))
+        });
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }

@@ -28,9 +28,9 @@ use super::body::{AnyBody, Lines, error, full, json, refuse};
 use super::control::{Actor, Control, Reporter};
 use super::listen::AdminSocket;
 use super::wire::{
-    ControlError, DecisionRequest, ErrorCode, Event, ExplainRequest, HistoryRequest, JSON_LINES,
-    Operation, Outcome, OutcomeBody, Progress, ReadyReport, RenewRequest, RollbackRequest,
-    SwitchRequest,
+    ControlError, DecisionRequest, DeployRequest, ErrorCode, Event, ExplainRequest, HistoryRequest,
+    JSON_LINES, JobRequest, Operation, Outcome, OutcomeBody, Progress, ReadyReport, RenewRequest,
+    RollbackRequest, SwitchRequest,
 };
 
 /// Longest request body, in bytes. The largest real one is an `explain` with many headers.
@@ -171,8 +171,8 @@ async fn answer(
     };
     let wanted = match verb {
         "status" | "config" | "ready" | "certificates" | "judge" => Method::GET,
-        "switch" | "rollback" | "promote" | "abort" | "reload" | "explain" | "operate"
-        | "history" | "renew" => Method::POST,
+        "switch" | "deploy" | "job" | "rollback" | "promote" | "abort" | "reload" | "explain"
+        | "operate" | "history" | "renew" => Method::POST,
         _ => {
             return refuse(
                 ErrorCode::Unsupported,
@@ -234,6 +234,24 @@ async fn dispatch(
             info!(%actor, target = %request.target, force = request.force, "switch asked for");
             let (reporter, progress) = Reporter::channel();
             let verb = async move { control.switch(actor, request, reporter).await };
+            stream(tokio::spawn(verb), progress).await
+        }
+        "deploy" => {
+            let request: DeployRequest = read(request).await?;
+            let actor = actor(uid).await;
+            let image = &request.image;
+            info!(%actor, image, force = request.force, dry_run = request.dry_run, "deploy asked for");
+            let (reporter, progress) = Reporter::channel();
+            let verb = async move { control.deploy(actor, request, reporter).await };
+            stream(tokio::spawn(verb), progress).await
+        }
+        "job" => {
+            let request: JobRequest = read(request).await?;
+            let actor = actor(uid).await;
+            info!(%actor, job = request.name, "job asked for");
+            // It has nothing to tell before its end: the stream shows that the daemon is alive.
+            let (_, progress) = Reporter::channel();
+            let verb = async move { control.job(actor, request).await };
             stream(tokio::spawn(verb), progress).await
         }
         "rollback" => {

@@ -37,6 +37,7 @@ impl Fake {
 
 fn progress(message: &str) -> Progress {
     Progress {
+        deploy: None,
         tick: false,
         message: message.to_owned(),
         switch: SwitchStatus {
@@ -101,6 +102,22 @@ impl Control for Fake {
         reporter.report(progress("gate passed"));
         self.finished.notify_one();
         Ok(ended(OutcomeKind::Kept))
+    }
+
+    async fn deploy(
+        &self,
+        actor: Actor,
+        request: DeployRequest,
+        reporter: Reporter,
+    ) -> Result<Outcome, ControlError> {
+        self.log(&actor, &format!("deploy {}", request.image));
+        reporter.report(progress("pulling"));
+        Ok(ended(OutcomeKind::Kept))
+    }
+
+    async fn job(&self, actor: Actor, request: JobRequest) -> Result<Outcome, ControlError> {
+        self.log(&actor, &format!("job {}", request.name));
+        Ok(ended(OutcomeKind::Done))
     }
 
     async fn rollback(
@@ -399,7 +416,7 @@ async fn garbage_is_refused_and_the_next_client_is_served() {
         ),
         (
             b"POST /v1/deploy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-            "HTTP/1.1 501 ",
+            "HTTP/1.1 400 ",
         ),
         (
             b"GET /v2/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",

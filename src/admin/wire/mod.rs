@@ -8,6 +8,7 @@
 //! progress lines and blank heartbeats, then exactly one outcome or error.
 
 mod certificate;
+mod deploy;
 mod error;
 mod judge;
 mod operation;
@@ -16,6 +17,9 @@ mod verb;
 
 pub use crate::history::Entry;
 pub use certificate::{CertificateOrigin, CertificateReport, CertificateStatus, RenewRequest};
+pub use deploy::{
+    ContainerRole, ContainerStatus, DeployRequest, DeployStatus, JobRequest, JobStatus,
+};
 pub use error::{ControlError, ErrorBody, ErrorCode};
 pub use judge::{FailingRoute, FailureSample, JudgeReport, JudgeService, ReplayReport, Share};
 pub use operation::{Done, HistoryReport, HistoryRequest, Operation};

@@ -49,6 +49,10 @@ pub enum Operation {
     Unfreeze {},
     /// The journal is written anew from memory, and switches are allowed again.
     Repair {},
+    /// Idle containers are removed.
+    Cleanup {},
+    /// As `cleanup`, and the live containers get their first names back.
+    Reset {},
     /// Every target of notifications is sent a test.
     NotifyTest {},
 }

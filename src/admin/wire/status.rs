@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{ContainerStatus, DeployStatus, JobStatus};
 use crate::model::{Color, Kind, Release, ServiceName, StackName};
 
 /// The daemon at one moment.
@@ -15,6 +16,15 @@ pub struct Status {
     /// Docker discovery; null when it is off.
     #[serde(default)]
     pub docker: Option<DockerStatus>,
+    /// The deploy that goes on; null when none does.
+    #[serde(default)]
+    pub deploy: Option<DeployStatus>,
+    /// Containers of the services, as of some seconds ago.
+    #[serde(default)]
+    pub containers: Vec<ContainerStatus>,
+    /// Jobs on a schedule, in the order of the file.
+    #[serde(default)]
+    pub jobs: Vec<JobStatus>,
     /// Why nothing may be switched; null when it may.
     #[serde(default)]
     pub freeze: Option<FreezeStatus>,

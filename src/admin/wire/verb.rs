@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ControlError, SwitchStatus};
+use super::{ControlError, DeployStatus, SwitchStatus};
 use crate::model::{Color, Release, ServiceName};
 
 /// `POST /v1/switch`.
@@ -98,6 +98,9 @@ pub struct Progress {
     pub message: String,
     /// Where the switch stands now.
     pub switch: SwitchStatus,
+    /// Where the deploy stands now, when it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deploy: Option<DeployStatus>,
 }
 
 /// How a switch, a rollback, a `promote` or an `abort` ended.
@@ -137,6 +140,12 @@ pub enum OutcomeKind {
     Published,
     /// The former slot is live again.
     RolledBack,
+    /// The deploy is begun; it goes on without the asker.
+    Begun,
+    /// Nothing was done: this is what would be.
+    Planned,
+    /// A job that was run by hand did well.
+    Done,
     /// Ended by a person before the cutover was complete; the former slot is live.
     Aborted,
     /// Held, and `observe_max` is over: both slots stay up, a person decides.
@@ -154,7 +163,12 @@ impl OutcomeKind {
     #[must_use]
     pub const fn exit_code(self, undo: bool) -> u8 {
         match self {
-            Self::Kept | Self::AlreadyLive | Self::Published => 0,
+            Self::Kept
+            | Self::AlreadyLive
+            | Self::Published
+            | Self::Begun
+            | Self::Planned
+            | Self::Done => 0,
             Self::RolledBack | Self::Aborted => {
                 if undo {
                     0

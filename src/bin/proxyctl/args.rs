@@ -160,8 +160,17 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    #[command(flatten)]
-    Later(Later),
+    /// Release an image: pull, jobs, start, gate, smoke, switch, verdict, stop the old one
+    Deploy(Deploy),
+    /// Run a job on a schedule now and wait for its end
+    Job {
+        /// Name of a job with a schedule
+        name: String,
+    },
+    /// Remove the kept release and what earlier deploys have left
+    Cleanup,
+    /// As cleanup, and give the live containers their first names back
+    Reset,
 }
 
 #[derive(Debug, Args)]
@@ -245,32 +254,44 @@ pub(crate) struct Explain {
     pub(crate) config: Option<PathBuf>,
 }
 
-/// Verbs of the documented command line that this version answers with a refusal.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Later {
-    /// Release an image to a Docker-managed service (not in this version)
-    Deploy {
-        /// Image or tag
-        image: String,
-        /// Only this service
-        #[arg(long = "service", value_name = "S")]
-        services: Vec<String>,
-    },
-    /// Remove idle containers (not in this version)
-    Cleanup,
-    /// Return to one container per service (not in this version)
-    Reset,
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// Image, or only a tag of the image that is live
+    #[arg(value_name = "IMAGE|TAG")]
+    pub(crate) image: String,
+    /// Only this service; may be given more than once [default: the whole stack]
+    #[arg(long = "service", value_name = "S", value_parser = service)]
+    pub(crate) services: Vec<ServiceName>,
+    /// How the new containers take over: in the other color, all at once
+    #[arg(long, value_name = "HOW", default_value = "blue-green")]
+    pub(crate) strategy: Strategy,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Variables for the new containers, NAME=value a line, over what the live ones have
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Option<PathBuf>,
+    /// Label of the release [default: its tag]
+    #[arg(long, value_name = "L", value_parser = release)]
+    pub(crate) release: Option<Release>,
+    /// Deploy it although it is live already, or was rolled back
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Return as soon as it is begun
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Why, for the history
+    #[arg(long, value_name = "W")]
+    pub(crate) why: Option<String>,
+    /// Repeat a command safely: the same id is done once, later its recorded result is given
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<String>,
 }
 
-impl Later {
-    /// The verb as typed.
-    pub(crate) const fn name(&self) -> &'static str {
-        match self {
-            Self::Deploy { .. } => "deploy",
-            Self::Cleanup => "cleanup",
-            Self::Reset => "reset",
-        }
-    }
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Strategy {
+    /// The idle color is made, checked and switched to
+    BlueGreen,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

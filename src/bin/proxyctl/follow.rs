@@ -3,7 +3,7 @@
 use cutover::admin::wire::{ControlError, Outcome, OutcomeBody, OutcomeKind, Progress};
 
 use crate::output::Output;
-use crate::switch_line::switch_line;
+use crate::switch_line::{deploy_line, switch_line};
 use crate::text::{Line, Style};
 
 /// Exit code after Ctrl-C, as a shell gives it for SIGINT (128 + 2).
@@ -21,12 +21,14 @@ impl<'a> Follower<'a> {
     }
 
     pub(crate) fn progress(&self, progress: &Progress) {
+        let word = match &progress.deploy {
+            Some(deploy) if deploy.back => "back",
+            Some(_) => "deploy",
+            None => progress.switch.phase.as_str(),
+        };
         let event = (!progress.tick && !progress.message.is_empty()).then(|| {
             Line::new()
-                .with(
-                    Style::Dim,
-                    format!("{:<8} ", progress.switch.phase.as_str()),
-                )
+                .with(Style::Dim, format!("{word:<8} "))
                 .plain(&progress.message)
         });
         if self.output.json {
@@ -37,7 +39,11 @@ impl<'a> Follower<'a> {
                 text += &self.output.paint(&event);
                 text.push('\n');
             }
-            text += &self.output.paint(&switch_line(&progress.switch));
+            let line = match &progress.deploy {
+                Some(deploy) => deploy_line(deploy, &progress.message),
+                None => switch_line(&progress.switch),
+            };
+            text += &self.output.paint(&line);
             self.output.raw(&text);
         } else {
             self.output.lines(&event);
@@ -77,12 +83,11 @@ impl<'a> Follower<'a> {
         code
     }
 
-    /// Shows that the daemon goes on alone; the exit code.
-    pub(crate) fn detached(&self) -> u8 {
+    /// Shows that the daemon goes on alone, and what to type then; the exit code.
+    pub(crate) fn detached(&self, next: &str) -> u8 {
         self.clear();
-        self.output.note(&Line::new().plain(
-            "detached: the daemon goes on. `proxyctl status --watch` shows it, `proxyctl abort` ends it",
-        ));
+        let text = format!("detached: the daemon goes on. {next}");
+        self.output.note(&Line::new().plain(text));
         DETACHED
     }
 }
@@ -92,6 +97,9 @@ const fn word(result: OutcomeKind) -> &'static str {
         OutcomeKind::Kept => "kept",
         OutcomeKind::AlreadyLive => "already live",
         OutcomeKind::Published => "cut over",
+        OutcomeKind::Begun => "begun",
+        OutcomeKind::Planned => "plan",
+        OutcomeKind::Done => "done",
         OutcomeKind::RolledBack => "rolled back",
         OutcomeKind::Aborted => "aborted",
         OutcomeKind::Held => "still held",

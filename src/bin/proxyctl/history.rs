@@ -28,6 +28,10 @@ fn entry(entry: &Entry) -> Vec<Line> {
     if let Some(release) = &entry.release {
         line = line.plain(format!("  {release}"));
     }
+    if let Some(digest) = &entry.digest {
+        let short: String = digest.chars().take("sha256:".len() + 12).collect();
+        line = line.with(Style::Dim, format!("  {short}"));
+    }
     let style = match entry.result.as_str() {
         "done" | "kept" | "undone" | "promoted" | "already_live" => Style::Good,
         "rolled_back" | "aborted" | "cancelled" => Style::Warn,

@@ -6,8 +6,10 @@
 mod adapt;
 mod args;
 mod certs;
+mod containers;
 mod doctor;
 mod drain;
+mod env_file;
 mod explain;
 mod follow;
 mod hash_password;

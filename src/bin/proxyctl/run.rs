@@ -6,27 +6,25 @@ use std::time::Duration;
 use cutover::admin::client::Client;
 use cutover::admin::socket;
 use cutover::admin::wire::{
-    ControlError, DecisionRequest, Done, ErrorCode, ExplainReport, ExplainRequest, HistoryRequest,
-    Operation, Outcome, ReloadReport, RenewRequest, RollbackRequest, Status, SwitchRequest,
+    ControlError, DecisionRequest, DeployRequest, Done, ErrorCode, ExplainReport, ExplainRequest,
+    HistoryRequest, JobRequest, Operation, Outcome, ReloadReport, RenewRequest, RollbackRequest,
+    Status, SwitchRequest,
 };
 use cutover::app::rehearse;
 
-use crate::args::{Certs, Cli, Explain, Notify, OnOff, Switch, Verb};
+use crate::args::{Certs, Cli, Deploy, Explain, Notify, OnOff, Strategy, Switch, Verb};
 use crate::follow::Follower;
 use crate::output::Output;
 use crate::text::{Line, Style};
 use crate::{
-    adapt, certs, doctor, drain, explain, hash_password, history, judge, offline, table, watch,
+    adapt, certs, doctor, drain, env_file, explain, hash_password, history, judge, offline, table,
+    watch,
 };
 
 /// Does what was asked; the exit code.
 pub(crate) async fn run(cli: Cli) -> u8 {
     let output = Output::of_process(cli.common.json);
     match cli.verb {
-        Verb::Later(later) => output.error(ControlError::new(
-            ErrorCode::Unsupported,
-            format!("`{}` is not in this version yet", later.name()),
-        )),
         Verb::HashPassword { bcrypt } => hash_password::hash_password(&output, bcrypt).await,
         Verb::Adapt { file, out } => adapt::adapt(&output, &file, out.as_deref()),
         Verb::Doctor { config, repair } => {
@@ -79,6 +77,24 @@ async fn ask(verb: Verb, client: &Client, output: &Output) -> u8 {
             let call = client.rollback(&request, |progress| follower.progress(&progress));
             until_detached(call, &follower, true).await
         }
+        Verb::Deploy(asked) => match deploy_request(asked) {
+            Ok(request) => {
+                let call = client.deploy(&request, |progress| follower.progress(&progress));
+                until_detached(call, &follower, false).await
+            }
+            Err(error) => output.error(error),
+        },
+        Verb::Job { name } => {
+            let request = JobRequest { name };
+            tokio::select! {
+                result = client.job(&request) => follower.end(result, false),
+                Ok(()) = tokio::signal::ctrl_c() => follower.detached(
+                    "`proxyctl status` shows how it ends",
+                ),
+            }
+        }
+        Verb::Cleanup => operate(client, output, Operation::Cleanup {}).await,
+        Verb::Reset => operate(client, output, Operation::Reset {}).await,
         Verb::Promote { why, id } => {
             let request = DecisionRequest { id, why };
             follower.end(client.promote(&request).await, true)
@@ -165,7 +181,7 @@ async fn ask(verb: Verb, client: &Client, output: &Output) -> u8 {
             output.lines([&Line::new().with(Style::Good, "ready")]);
         }),
         // `run` has answered these.
-        Verb::Later(_) | Verb::Doctor { .. } | Verb::Adapt { .. } | Verb::HashPassword { .. } => {
+        Verb::Doctor { .. } | Verb::Adapt { .. } | Verb::HashPassword { .. } => {
             ErrorCode::Unsupported.exit_code()
         }
     }
@@ -245,6 +261,34 @@ fn switch_request(asked: Switch) -> SwitchRequest {
     }
 }
 
+fn deploy_request(asked: Deploy) -> Result<DeployRequest, ControlError> {
+    let Strategy::BlueGreen = asked.strategy;
+    let env = match &asked.env_file {
+        None => Vec::new(),
+        Some(file) => {
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                let message = format!("{} cannot be read: {error}", file.display());
+                ControlError::new(ErrorCode::Usage, message)
+            })?;
+            env_file::read(&text).map_err(|message| {
+                let message = format!("{}: {message}", file.display());
+                ControlError::new(ErrorCode::Usage, message)
+            })?
+        }
+    };
+    Ok(DeployRequest {
+        image: asked.image,
+        services: asked.services,
+        env,
+        release: asked.release.map(|release| release.as_str().to_owned()),
+        force: asked.force,
+        dry_run: asked.dry_run,
+        wait: !asked.no_wait,
+        id: asked.id,
+        why: asked.why,
+    })
+}
+
 /// Waits for the end or for Ctrl-C, which leaves the daemon at work.
 async fn until_detached(
     call: impl Future<Output = Result<Outcome, ControlError>>,
@@ -253,7 +297,9 @@ async fn until_detached(
 ) -> u8 {
     tokio::select! {
         result = call => follower.end(result, undo),
-        Ok(()) = tokio::signal::ctrl_c() => follower.detached(),
+        Ok(()) = tokio::signal::ctrl_c() => follower.detached(
+            "`proxyctl status --watch` shows it, `proxyctl abort` ends it",
+        ),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A running switch or drain in one line.
 
-use cutover::admin::wire::{DrainStatus, InFlight, Phase, SwitchStatus, Tally};
+use cutover::admin::wire::{DeployStatus, DrainStatus, InFlight, Phase, SwitchStatus, Tally};
 
 use crate::table::color_style;
 use crate::text::{Line, Style, count, latency, percent, span};
@@ -21,6 +21,21 @@ pub(crate) fn switch_line(switch: &SwitchStatus) -> Line {
         line = line.plain(" ").with(Style::Dim, bar(done));
     }
     line.plain(" ").plain(facts(switch).join(", "))
+}
+
+/// `deploy v2 7/19 wait for web to be healthy: web-green is starting`.
+pub(crate) fn deploy_line(deploy: &DeployStatus, more: &str) -> Line {
+    let word = if deploy.back { "back" } else { "deploy" };
+    let style = if deploy.back { Style::Bad } else { Style::Bold };
+    let place = format!(" {} {}/{} ", deploy.release, deploy.done + 1, deploy.of);
+    let line = Line::new()
+        .with(style, word)
+        .plain(place)
+        .plain(&deploy.step);
+    match more.is_empty() || more == deploy.step {
+        true => line,
+        false => line.plain(": ").plain(more),
+    }
 }
 
 fn facts(switch: &SwitchStatus) -> Vec<String> {

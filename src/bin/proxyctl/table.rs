@@ -6,7 +6,8 @@ use cutover::admin::wire::{
 };
 use cutover::model::Color;
 
-use crate::switch_line::{drain_line, switch_line};
+use crate::containers;
+use crate::switch_line::{deploy_line, drain_line, switch_line};
 use crate::text::{DASH, Line, Style, latency, percent, rate, span};
 
 /// The whole status. Columns are aligned over all services.
@@ -34,6 +35,14 @@ pub(crate) fn status(status: &Status) -> Vec<Line> {
         lines.push(Line::new());
         lines.push(Line::new().plain("no services are configured"));
     }
+    lines.extend(
+        status
+            .deploy
+            .iter()
+            .flat_map(|deploy| [Line::new(), deploy_line(deploy, "")]),
+    );
+    lines.extend(containers::lines(&status.containers));
+    lines.extend(containers::jobs(&status.jobs));
     lines.extend(certificates(&status.certificates));
     if let Some(docker) = &status.docker {
         lines.push(Line::new());

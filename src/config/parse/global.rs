@@ -9,8 +9,8 @@ use super::section::Section;
 use super::tree::{Value, quoted};
 use super::value::{self, Parsed};
 use crate::config::{
-    AccessLog, Acme, AcmeFallback, Config, Docker, DockerSocket, Eab, History, IpSet, Limits,
-    Listen, Log, LogFormat, Maintenance, Notify, NotifyEvent, NotifyKind, Rollback, Rotate,
+    AccessLog, Acme, AcmeFallback, Config, Deploy, Docker, DockerSocket, Eab, History, IpSet,
+    Limits, Listen, Log, LogFormat, Maintenance, Notify, NotifyEvent, NotifyKind, Rollback, Rotate,
     Timeouts, schema,
 };
 use crate::model::PathPattern;
@@ -32,6 +32,8 @@ pub(super) fn read(root: &Section<'_>) -> Config {
         log: log(root.section("log", &schema::LOG)),
         acme: acme(root.section("acme", &schema::ACME)),
         docker: root.section("docker", &schema::DOCKER).map(docker),
+        deploy: Deploy::default(),
+        jobs: Vec::new(),
         notify: root
             .sections("notify", &schema::NOTIFY)
             .into_iter()

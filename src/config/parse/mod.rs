@@ -6,6 +6,7 @@
 //! syntax error the tree may lack what the person did write, so nothing is called missing
 //! then.
 
+mod deploy;
 mod findings;
 mod global;
 mod rollback;
@@ -67,6 +68,7 @@ pub(super) fn parse(texts: &[(&str, &str)], env: &Env) -> Result<Config, Diagnos
     config.services = service::read(&root, &names, &rollback);
     config.rollback = rollback;
     site::read(&root, sites, &names, &mut config);
+    deploy::read(&root, &names, &mut config);
 
     out.finish(config)
 }

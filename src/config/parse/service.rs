@@ -14,8 +14,8 @@ use super::tree::{Entry, Node, Value, join, quoted};
 use super::value::{self, Parsed};
 use crate::config::render::in_words;
 use crate::config::{
-    Balance, DockerService, Eject, Health, Probe, Rollback, Service, ServiceIndex, Slot, Switch,
-    schema,
+    Balance, DockerService, Eject, Health, Kind, Order, Probe, Rollback, Service, ServiceIndex,
+    Slot, Switch, schema,
 };
 use crate::model::{AddressError, Color, Release, ServiceName, StackName, UpstreamAddr};
 
@@ -98,6 +98,16 @@ impl<'a> Names<'a> {
         let at = section.place("service");
         self.out.missing(at, &section.key("service"), message);
         None
+    }
+
+    /// As [`Self::resolve`], for what is about a service without leading to it.
+    pub(super) fn named(&self, section: &Section<'_>) -> Option<ServiceName> {
+        let was_used = self.used.borrow().clone();
+        let index = self.resolve(section);
+        *self.used.borrow_mut() = was_used;
+        let index = index?;
+        let found = self.all.iter().find(|(_, known)| **known == index);
+        found.map(|(name, _)| ServiceName::from(name.as_str()))
     }
 
     /// The table of a service; `None` for one that a short form stands for.
@@ -263,6 +273,10 @@ fn one(
         service.slots[Color::Blue.index()] = Some(implied.slot());
     }
     service.docker = docker(section);
+    service.kind = kind(section);
+    section.set("stop_grace", &mut service.stop_grace, |value| {
+        value::duration(value).map(Some)
+    });
     releases(section, &mut service);
     section.set("stack", &mut service.stack, |v| {
         value::name(v).map(StackName::from)
@@ -332,6 +346,23 @@ fn docker(section: &Section<'_>) -> Option<DockerService> {
     })
 }
 
+/// `type` and, of a worker, `order`.
+fn kind(section: &Section<'_>) -> Kind {
+    let orders = [Order::StartFirst, Order::StopFirst].map(|order| (order.as_str(), order));
+    let mut order = Order::default();
+    section.set("order", &mut order, value::word(&orders));
+    let kinds = [("web", Kind::Web), ("worker", Kind::Worker { order })];
+    let mut kind = Kind::default();
+    section.set("type", &mut kind, value::word(&kinds));
+    if kind == Kind::Web && order != Order::default() {
+        section.warning(
+            "order",
+            "has no effect: only a type = \"worker\" has an order",
+        );
+    }
+    kind
+}
+
 fn releases(section: &Section<'_>, service: &mut Service) {
     let Some(releases) = section.section("release", &schema::RELEASE) else {
         return;
@@ -355,6 +386,12 @@ fn check_slots(section: &Section<'_>, service: &Service, has_blue: bool) {
         section.entry(color).is_some() || (has_blue && color == Color::Blue.as_str())
     };
     let by_docker = section.entry("docker").is_some();
+    if matches!(service.kind, Kind::Worker { .. }) {
+        if !by_docker {
+            section.missing("is a worker: it needs docker = { service = \"...\" }");
+        }
+        return;
+    }
     if !written("blue") && !written("green") && !by_docker {
         section.missing("has no upstreams; give blue = [\"app:3000\"], and green to switch to");
     }

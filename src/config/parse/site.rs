@@ -14,7 +14,7 @@ use super::tree::{Value, join};
 use super::value::{self, Parsed};
 use crate::config::step::Step;
 use crate::config::{
-    ClientAuth, ClientAuthMode, Config, Hsts, IpSet, Listen, Route, ServiceIndex, Site, Tls,
+    ClientAuth, ClientAuthMode, Config, Hsts, IpSet, Kind, Listen, Route, ServiceIndex, Site, Tls,
     TlsVersion, schema,
 };
 use crate::model::HostPattern;
@@ -118,15 +118,22 @@ pub(super) fn read(
         check_port(&head, &config.listen);
         config.sites.push(one(head, names));
     }
-    for service in config
-        .services
-        .iter()
-        .filter(|service| !names.is_used(&service.name))
-    {
-        if let Some(entry) = names.entry(service.name.as_str()) {
-            let path = join("service", &entry.name);
-            root.out
-                .warning(entry.at, &path, "no site or route leads to this service");
+    for service in &config.services {
+        let Some(entry) = names.entry(service.name.as_str()) else {
+            continue;
+        };
+        let path = join("service", &entry.name);
+        match (service.kind, names.is_used(&service.name)) {
+            (Kind::Web, true) | (Kind::Worker { .. }, false) => {}
+            (Kind::Web, false) => {
+                let message = "no site or route leads to this service";
+                root.out.warning(entry.at, &path, message);
+            }
+            (Kind::Worker { .. }, true) => {
+                let message =
+                    "is a worker, which takes no requests, but a site or route leads to it";
+                root.out.error(entry.at, &path, message.to_owned());
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! Keys of `[docker]` are printed only where they differ from their default,
 //! so that the table alone turns discovery on.
 
+mod deploy;
 mod matcher;
 mod site;
 mod step;
@@ -50,6 +51,7 @@ impl Config {
         if let Some(docker) = &self.docker {
             render_docker(&mut out, docker);
         }
+        deploy::render(&mut out, self);
         for notify in &self.notify {
             render_notify(&mut out, notify);
         }
@@ -295,6 +297,7 @@ fn render_service(out: &mut Writer, service: &Service, defaults: &Rollback) {
             format!("{{ service = {}{port} }}", text(&docker.service)),
         );
     }
+    deploy::service(out, service);
     out.key("stack", text(&service.stack));
     if let Some(live) = service.live {
         out.key("live", text(live));
