@@ -83,3 +83,50 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
     }
 }
+
+/// Ends the process as a power cut would, before or after the n-th step of writing: the feature
+/// `failpoints`, for the tests that kill the daemon. Without it, nothing.
+#[cfg(feature = "failpoints")]
+pub(crate) mod crash {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    /// A step that is passed again and again.
+    #[derive(Debug)]
+    pub(crate) struct Point {
+        left: Option<u64>,
+    }
+
+    impl Point {
+        /// `variable` of the environment says at which passing, from 1.
+        pub(crate) fn of(variable: &str) -> Self {
+            let wanted = std::env::var(variable).ok();
+            Self {
+                left: wanted.and_then(|text| text.parse().ok()),
+            }
+        }
+
+        pub(crate) fn here(&mut self) {
+            if let Some(left) = &mut self.left {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    let _ = kill(Pid::this(), Signal::SIGKILL);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+pub(crate) mod crash {
+    #[derive(Debug)]
+    pub(crate) struct Point;
+
+    impl Point {
+        pub(crate) const fn of(_variable: &str) -> Self {
+            Self
+        }
+
+        pub(crate) const fn here(&mut self) {}
+    }
+}

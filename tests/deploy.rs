@@ -16,8 +16,7 @@ mod released;
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,13 +27,14 @@ use serde_json::{Value, json};
 
 use support::counts::{Counts, wanted};
 use support::docker::{Engine, IMAGE, World};
+use support::exchange::exchange;
 use support::{Edge, Ended, finish, require, wait_for, wait_until};
 
 /// Longest wait for a whole deploy on a busy machine.
 const DEPLOY: Duration = Duration::from_secs(120);
 
-/// Images of one repository that answer with their version. `bad` answers 500 to all but its health
-/// page, `sick` never becomes healthy.
+/// Images of one repository that answer with their version. `bad` answers 500 to POSTs, `sick` never
+/// becomes healthy.
 struct Images<'a> {
     engine: &'a Engine,
     repository: String,
@@ -253,24 +253,7 @@ impl<'a> Shop<'a> {
 
 /// One request on a connection of its own: the status and the body.
 fn get(edge: SocketAddr, method: &str, path: &str) -> Result<(u16, String), String> {
-    let wrong = |error: std::io::Error| error.to_string();
-    let mut socket = TcpStream::connect(edge).map_err(wrong)?;
-    socket
-        .set_read_timeout(Some(Duration::from_secs(15)))
-        .map_err(wrong)?;
-    write!(
-        socket,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    )
-    .map_err(wrong)?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).map_err(wrong)?;
-    let status = answer
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok());
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    Ok((status.ok_or("no answer")?, body.trim().to_owned()))
+    exchange(edge, method, "localhost", path, "").map(|answer| (answer.status, answer.body))
 }
 
 /// A hundred requests a second, GET and POST, until it is ended.
@@ -420,7 +403,11 @@ fn a_release_that_fails_after_the_switch_is_undone_with_its_containers() {
     load.more(50);
     let (sent, failed) = load.end();
     assert_eq!(ended.code, 4, "{ended:?}\n{}", shop.edge.log());
-    // GETs are helped by the old release; POSTs are not sent twice.
+    // Pages were there all along; POSTs are not sent twice.
+    assert!(
+        failed.iter().all(|one| one.starts_with("POST")),
+        "{failed:?}"
+    );
     assert!(
         u64::try_from(failed.len()).unwrap_or_default() * 4 < sent,
         "{} of {sent}",
@@ -729,15 +716,12 @@ fn a_daemon_that_is_killed_at_any_step_ends_with_one_release_and_nothing_left_ov
     let mut shop = Shop::open(&world, &["v1", "v2", "v3", "bad"], SHORT, "");
     let kills = wanted("SOAK_DEPLOY_KILLS", 8);
     let counts = Counts::of("deploy-kills");
-    let (mut killed, mut kept) = (0, 0);
+    let (mut killed, mut kept) = (counts.done("died"), counts.done("went_on"));
     for seed in counts.done("kills")..kills {
-        // All of them come once, and a few of them are of every kind.
+        // All of them come once, and a few of them are of every kind: right before and right after
+        // each record.
         let point = seed * 37 % (RECORDS * 4);
-        let (is_good, side) = (
-            point.is_multiple_of(2),
-            ["before", "after"][usize::from(point % 4 < 2)],
-        );
-        let at = format!("{side}:{}", point / 4 + 1);
+        let (is_good, at) = (point.is_multiple_of(2), (point / 2 + 1).to_string());
         let was = shop.page();
         let next = match (is_good, was.as_str()) {
             (false, _) => "bad",
@@ -768,8 +752,9 @@ fn a_daemon_that_is_killed_at_any_step_ends_with_one_release_and_nothing_left_ov
         wait_for(DEPLOY, &format!("one release is served, {when}"), || {
             allowed.contains(&shop.page().as_str())
         });
+        let went_on = is_good && shop.page() == next;
         killed += u64::from(was_killed);
-        kept += u64::from(is_good && shop.page() == next);
+        kept += u64::from(went_on);
         let (all, running) = (shop.containers(), shop.running());
         let log = shop.edge.log();
         assert_eq!(running.len(), 1, "{when}: {all:?}\n{log}");
@@ -780,11 +765,10 @@ fn a_daemon_that_is_killed_at_any_step_ends_with_one_release_and_nothing_left_ov
             shown == Some(all.len())
         });
         counts.add(&json!({"kills": 1, "seed": seed, "at": at, "wanted": next,
-            "was": was, "killed": was_killed, "served": shop.page()}));
+            "was": was, "died": u64::from(was_killed), "went_on": u64::from(went_on),
+            "served": shop.page()}));
     }
-    if counts.is_short() {
-        // Without fail points in the program nothing would be killed.
-        assert!(killed >= 4, "only {killed} of {kills} were killed");
-        assert!(kept >= 1, "none of {kills} was kept");
-    }
+    // Without fail points in the program nothing would be killed.
+    assert!(killed * 2 >= kills, "only {killed} of {kills} were killed");
+    assert!(kept >= 1, "none of {kills} was kept");
 }

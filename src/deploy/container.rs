@@ -229,31 +229,32 @@ impl Container {
             return base;
         }
         let name = self.label(label::COMPOSE_SERVICE).unwrap_or(&self.name);
-        split_color(name).0
+        match Color::ending(name).0 {
+            "" => name,
+            base => base,
+        }
     }
 
-    /// The slot that its label says, else the ending of its Compose service, its Compose project
+    /// The slot that its label says, else the ending of its Compose project, its Compose service
     /// or its name.
     #[must_use]
     pub fn color(&self) -> Option<Color> {
         if let Some(color) = self.label(label::COLOR) {
             return color.parse().ok();
         }
-        self.declared_color().or_else(|| split_color(&self.name).1)
+        self.declared_color()
+            .or_else(|| Color::ending(&self.name).1)
     }
 
-    /// The slot that the Compose files give it by the name of its service or project: such a
+    /// The slot that the Compose files give it by the name of its project or service: such a
     /// container is made again where it stands.
     #[must_use]
     pub fn declared_color(&self) -> Option<Color> {
         if !self.is_of_compose() {
             return None;
         }
-        let service = self.label(label::COMPOSE_SERVICE);
-        let project = self.label(label::COMPOSE_PROJECT);
-        let whole = || project.and_then(|project| project.parse().ok());
-        let ending = |name: Option<&str>| name.and_then(|name| split_color(name).1);
-        ending(service).or_else(|| ending(project)).or_else(whole)
+        let mut names = [label::COMPOSE_PROJECT, label::COMPOSE_SERVICE].into_iter();
+        names.find_map(|name| Color::ending(self.label(name)?).1)
     }
 
     /// The names that it has in its networks.
@@ -290,20 +291,6 @@ impl Container {
     }
 }
 
-/// A name without its `-blue` or `-green` ending (or with `_`), and the color.
-#[must_use]
-pub fn split_color(name: &str) -> (&str, Option<Color>) {
-    for color in Color::ALL {
-        if let Some(base) = name.strip_suffix(color.as_str())
-            && let Some(base) = base.strip_suffix(['-', '_'])
-            && !base.is_empty()
-        {
-            return (base, Some(color));
-        }
-    }
-    (name, None)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,17 +324,24 @@ mod tests {
         let (blue, green) = (Some(Color::Blue), Some(Color::Green));
         assert_eq!(set(label::COMPOSE_PROJECT, "green"), (green, green));
         assert_eq!(set(label::COMPOSE_PROJECT, "app_blue"), (blue, blue));
-        assert_eq!(set(label::COMPOSE_SERVICE, "web-green"), (green, green));
-        assert_eq!(set(label::COLOR, "blue"), (blue, green));
+        assert_eq!(set(label::COMPOSE_SERVICE, "web-green"), (blue, blue));
+        assert_eq!(set(label::COMPOSE_PROJECT, "app"), (green, green));
+        assert_eq!(set(label::COMPOSE_SERVICE, "blue"), (blue, blue));
+        assert_eq!(set(label::COLOR, "green"), (green, blue));
     }
 
     #[test]
-    fn a_name_that_is_nothing_but_a_color_has_no_ending() {
-        assert_eq!(split_color("app-green"), ("app", Some(Color::Green)));
-        assert_eq!(split_color("app_blue"), ("app", Some(Color::Blue)));
-        assert_eq!(split_color("blue"), ("blue", None));
-        assert_eq!(split_color("-blue"), ("-blue", None));
-        assert_eq!(split_color("evergreen"), ("evergreen", None));
+    fn a_name_that_is_nothing_but_a_color_is_its_own_base() {
+        let mut web = web();
+        for (service, base) in [
+            ("app-green", "app"),
+            ("blue", "blue"),
+            ("evergreen", "evergreen"),
+        ] {
+            let key = label::COMPOSE_SERVICE.to_owned();
+            web.labels.insert(key, service.to_owned());
+            assert_eq!(web.base(), base);
+        }
     }
 
     #[test]

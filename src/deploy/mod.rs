@@ -27,7 +27,7 @@ pub use plan::{
     Displaced, Existing, Image, Limits, Member, New, Origin, Plan, PlannedJob, PlannedSmoke, Role,
 };
 pub use planner::{
-    Ask, PlanError, Scene, live_container, owner, plan_deploy, plan_rollback, release_label,
+    Ask, PlanError, Scene, live_container, ours, owner, plan_deploy, plan_rollback, release_label,
     repository,
 };
 pub use record::{

@@ -395,6 +395,35 @@ pub fn owner(services: &[Service], container: &Container) -> Option<ServiceName>
     found.or_else(|| container.label(label::SERVICE).map(ServiceName::from))
 }
 
+/// Without the containers of other people: two Compose projects, or two proxies, may both call a
+/// service `web`. It belongs to the project whose containers are served; one whose containers nobody
+/// has seen yet may be anybody's. `served`: the services of each container that is, by its id.
+#[must_use]
+pub fn ours(
+    services: &[Service],
+    served: &BTreeMap<String, BTreeSet<ServiceName>>,
+    containers: Vec<Container>,
+) -> Vec<Container> {
+    // `-p blue` and `-p green` are one project.
+    let project = |one: &Container| {
+        Color::ending(one.project().unwrap_or_default())
+            .0
+            .to_owned()
+    };
+    let mut holders: BTreeMap<&ServiceName, BTreeSet<String>> = BTreeMap::new();
+    for one in &containers {
+        for service in served.get(&one.id).into_iter().flatten() {
+            holders.entry(service).or_default().insert(project(one));
+        }
+    }
+    let is_ours = |one: &Container| {
+        let service = owner(services, one).filter(|_| !one.is_one_off());
+        let holders = service.and_then(|service| holders.get(&service));
+        holders.is_none_or(|projects| projects.contains(&project(one)))
+    };
+    containers.into_iter().filter(is_ours).collect()
+}
+
 /// Whether a container is one of a service.
 fn belongs(service: &Service, container: &Container) -> bool {
     if container.is_one_off() {

@@ -55,6 +55,14 @@ impl Book {
     pub fn adopt(&mut self, run: &Run, at_ms: u64) {
         for member in &run.plan.members {
             let known = self.releases.entry(member.service.clone()).or_default();
+            // The disk refused it before: it is so already.
+            if known
+                .live
+                .as_ref()
+                .is_some_and(|live| live.deploy == run.id)
+            {
+                continue;
+            }
             let was = known.live.take();
             let old = member.old.iter();
             let old = Installed {
@@ -104,6 +112,7 @@ impl Book {
     /// A run is over.
     pub fn end(&mut self, run: &Run, outcome: &super::Outcome, at_ms: u64) {
         self.running = None;
+        self.last += 1;
         let why = match outcome {
             super::Outcome::RolledBack { reason, .. } => reason.clone(),
             super::Outcome::Kept { .. } if run.plan.is_rollback => {
@@ -138,13 +147,6 @@ impl Book {
         }
         let more = self.quarantine.len().saturating_sub(QUARANTINED);
         self.quarantine.drain(..more);
-    }
-
-    /// Why an image is not deployed again for a service, if it was rolled back.
-    #[must_use]
-    pub fn quarantined(&self, service: &ServiceName, image_id: &str) -> Option<&Quarantined> {
-        let mut held = self.quarantine.iter();
-        held.find(|one| one.service == *service && one.image_id == image_id)
     }
 }
 

@@ -9,24 +9,6 @@ use std::collections::BTreeMap;
 use super::inventory::Container;
 use crate::model::Color;
 
-/// A name without the color at its end, and that color: `web-blue` is `web` and blue, `blue` is
-/// nothing and blue.
-#[must_use]
-pub(super) fn ending(name: &str) -> (&str, Option<Color>) {
-    for color in Color::ALL {
-        let Some(rest) = name.strip_suffix(color.as_str()) else {
-            continue;
-        };
-        if rest.is_empty() {
-            return ("", Some(color));
-        }
-        if let Some(base) = rest.strip_suffix(['-', '_']) {
-            return (base, Some(color));
-        }
-    }
-    (name, None)
-}
-
 /// The color that is written on a container.
 #[must_use]
 pub(super) fn written(container: &Container, label: Option<Color>) -> Option<Color> {
@@ -34,7 +16,7 @@ pub(super) fn written(container: &Container, label: Option<Color>) -> Option<Col
         let service = container.compose_service().unwrap_or_default();
         [container.project(), service, container.bare_name()]
             .into_iter()
-            .find_map(|name| ending(name).1)
+            .find_map(|name| Color::ending(name).1)
     };
     label.or_else(by_name)
 }
@@ -98,7 +80,7 @@ mod tests {
             ("evergreen", "evergreen", None),
             ("", "", None),
         ] {
-            assert_eq!(ending(name), (base, color), "{name}");
+            assert_eq!(Color::ending(name), (base, color), "{name}");
         }
     }
 

@@ -20,6 +20,8 @@ use futures_util::StreamExt as _;
 use serde_json::Value;
 
 use super::client::{Call, Client, DockerError};
+use super::read;
+use super::watched::cut;
 
 /// What the engine knows of a file in a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,18 +226,6 @@ impl Client {
         }
     }
 
-    /// The description of a network; `None`: there is none.
-    ///
-    /// # Errors
-    /// As the engine says.
-    pub async fn network(&self, name: &str) -> Result<Option<Value>, DockerError> {
-        const INSPECT: Call = Call::Change("GET /networks/ID");
-        match self.api().inspect_network(name, None).await {
-            Ok(found) => json(INSPECT, &found).map(Some),
-            Err(error) => missing(INSPECT, error),
-        }
-    }
-
     /// Waits until a container has ended; gives its exit code. `None`: it is gone. A connection
     /// that breaks is opened again, for as long as somebody waits. Cancel-safe.
     ///
@@ -262,7 +252,7 @@ impl Client {
         }
     }
 
-    /// The last lines that a container wrote, the oldest first.
+    /// The last lines that a container wrote, the oldest first, as a screen can show them.
     ///
     /// # Errors
     /// As the engine says.
@@ -282,7 +272,7 @@ impl Client {
             bytes.drain(..more);
         }
         let text = String::from_utf8_lossy(&bytes);
-        let all: Vec<_> = text.lines().map(str::to_owned).collect();
+        let all: Vec<_> = text.lines().map(cut).collect();
         let skip = all.len().saturating_sub(lines);
         Ok(all.into_iter().skip(skip).collect())
     }
@@ -322,21 +312,15 @@ impl Client {
             one_shot: true,
         };
         let stats = match self.api().stats(name, Some(options)).next().await {
-            Some(Ok(stats)) => json(Call::Stats, &stats)?,
+            Some(Ok(stats)) => stats,
             Some(Err(error)) => return missing(Call::Stats, error),
             None => return Ok(None),
         };
-        let number = |pointer: &str| stats.pointer(pointer).and_then(Value::as_u64);
-        let Some(used) = number("/memory_stats/usage") else {
-            return Ok(None);
-        };
-        // What `docker stats` leaves out (docker/cli, `calculateMemUsageUnixNoCache`).
-        let cache = number("/memory_stats/stats/total_inactive_file");
-        let cache = cache.or_else(|| number("/memory_stats/stats/inactive_file"));
-        Ok(Some(Usage {
-            memory_bytes: used.saturating_sub(cache.unwrap_or_default()),
-            memory_limit_bytes: number("/memory_stats/limit").unwrap_or_default(),
-            cpu_ns: number("/cpu_stats/cpu_usage/total_usage").unwrap_or_default(),
+        let limit = stats.memory_stats.as_ref().and_then(|memory| memory.limit);
+        Ok(read::memory(&stats).map(|memory_bytes| Usage {
+            memory_bytes,
+            memory_limit_bytes: limit.unwrap_or_default(),
+            cpu_ns: read::cpu(&stats).unwrap_or_default(),
         }))
     }
 }
@@ -345,7 +329,7 @@ impl Client {
 /// `ModeIrregular` of Go's `io/fs`.
 const GO_MODE_TYPE: u32 = 0x8f28_0000;
 
-fn json(call: Call, value: &impl serde::Serialize) -> Result<Value, DockerError> {
+pub(super) fn json(call: Call, value: &impl serde::Serialize) -> Result<Value, DockerError> {
     serde_json::to_value(value).map_err(|error| DockerError::Failed {
         call,
         message: error.to_string(),
@@ -377,7 +361,7 @@ fn gone_is_fine(result: Result<(), DockerError>) -> Result<(), DockerError> {
     }
 }
 
-fn missing<T>(call: Call, error: Error) -> Result<Option<T>, DockerError> {
+pub(super) fn missing<T>(call: Call, error: Error) -> Result<Option<T>, DockerError> {
     match DockerError::of(call, error) {
         DockerError::NotFound { .. } => Ok(None),
         error => Err(error),

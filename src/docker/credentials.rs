@@ -257,9 +257,9 @@ mod tests {
 
     #[test]
     fn the_file_is_where_docker_has_it() {
-        let variable = |name: &str| (name == "HOME").then(|| PathBuf::from("/root"));
+        let variable = |name: &str| (name == "HOME").then(|| PathBuf::from("/home/me"));
         let usual = usual_file(None, variable);
-        assert_eq!(usual, Some("/root/.docker/config.json".into()));
+        assert_eq!(usual, Some("/home/me/.docker/config.json".into()));
         let folder = |name: &str| (name == "DOCKER_CONFIG").then(|| PathBuf::from("/c"));
         assert_eq!(usual_file(None, folder), Some("/c/config.json".into()));
         let own = usual_file(Some(Path::new("/x")), folder);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::address::{address, port};
 use super::caddy::{self, Compiled, Unit};
-use super::color::{self, ending};
+use super::color;
 use super::group::{Group, Groups, Member};
 use super::inventory::{Container, Health, Inventory, Place};
 use super::labels::{self, Labels, Made};
@@ -345,7 +345,7 @@ impl<'a> Lives<'a> {
 /// All containers that may serve, those of the proxy's own project first, then by age.
 fn in_order(inventory: &Inventory) -> Vec<&Container> {
     let (own, project) = match &inventory.own {
-        Place::Container { id, project, .. } => (id.as_str(), ending(project).0),
+        Place::Container { id, project, .. } => (id.as_str(), Color::ending(project).0),
         Place::Host | Place::Unknown => ("", ""),
     };
     let mut containers: Vec<_> = inventory
@@ -355,7 +355,7 @@ fn in_order(inventory: &Inventory) -> Vec<&Container> {
         .filter(|c| c.id != own && !c.is_one_off())
         .collect();
     containers.sort_by_key(|c| {
-        let is_strange = project.is_empty() || ending(c.project()).0 != project;
+        let is_strange = project.is_empty() || Color::ending(c.project()).0 != project;
         (is_strange, &c.created, &c.id)
     });
     containers

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::caddy;
-use super::color::ending;
 use super::inventory::Container;
 use super::labels::Labels;
 use super::memory::{Claims, Memory};
 use super::problem::Problem;
 use crate::config::{Config, Kind, Service};
+use crate::model::Color;
 
 /// A container of a service.
 #[derive(Clone, Debug)]
@@ -134,8 +134,8 @@ fn candidate<'a>(
     problems: &mut Vec<Problem>,
 ) -> Option<Candidate<'a>> {
     let compose = container.compose_service().unwrap_or(container.bare_name());
-    let project = ending(container.project()).0.to_owned();
-    let base = ending(compose).0;
+    let project = Color::ending(container.project()).0.to_owned();
+    let base = Color::ending(compose).0;
     let by_file = |service: &&Service| {
         let docker = service.docker.as_ref();
         docker.is_some_and(|docker| {

@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use serde_json::Value;
 
 use super::client::{Call, Client, DockerError};
+use super::containers::{json, missing};
 use super::credentials::Credentials;
 
 /// How a pull gets on.
@@ -45,17 +46,8 @@ impl Client {
     pub async fn image(&self, reference: &str) -> Result<Option<Value>, DockerError> {
         const INSPECT: Call = Call::Change("GET /images/NAME/json");
         match self.api().inspect_image(reference).await {
-            Ok(found) => {
-                let found = serde_json::to_value(&found);
-                found.map(Some).map_err(|error| DockerError::Failed {
-                    call: INSPECT,
-                    message: error.to_string(),
-                })
-            }
-            Err(error) => match DockerError::of(INSPECT, error) {
-                DockerError::NotFound { .. } => Ok(None),
-                error => Err(error),
-            },
+            Ok(found) => json(INSPECT, &found).map(Some),
+            Err(error) => missing(INSPECT, error),
         }
     }
 

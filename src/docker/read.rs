@@ -214,8 +214,9 @@ pub(super) fn event(message: EventMessage) -> Option<Event> {
 pub(super) fn memory(stats: &ContainerStatsResponse) -> Option<u64> {
     let memory = stats.memory_stats.as_ref()?;
     let stats = memory.stats.as_ref();
-    // The first is of cgroup v2, the second of v1.
-    let cache = ["inactive_file", "total_inactive_file"]
+    // The first is of cgroup v1, where the other one leaves out what is below it; the second of v2.
+    // As docker/cli has it (`calculateMemUsageUnixNoCache`).
+    let cache = ["total_inactive_file", "inactive_file"]
         .into_iter()
         .find_map(|name| stats?.get(name).copied());
     Some(memory.usage?.saturating_sub(cache.unwrap_or_default()))

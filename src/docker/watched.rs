@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bollard::query_parameters::{LogsOptionsBuilder, StatsOptionsBuilder};
+use bollard::query_parameters::StatsOptionsBuilder;
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
 
@@ -134,7 +134,7 @@ impl Attention {
         let _ = self.troubles.send(trouble);
         let (client, id) = (client.clone(), id.to_owned());
         tokio::spawn(async move {
-            let lines = match tokio::time::timeout(PATIENCE, last_lines(&client, &id)).await {
+            let lines = match tokio::time::timeout(PATIENCE, client.last_lines(&id, LINES)).await {
                 Ok(Ok(lines)) => Ok(lines),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("Docker did not give its log in time".to_owned()),
@@ -221,26 +221,8 @@ async fn stats(
     }
 }
 
-async fn last_lines(client: &Client, id: &str) -> Result<Vec<String>, DockerError> {
-    let options = LogsOptionsBuilder::new()
-        .stdout(true)
-        .stderr(true)
-        .tail(&LINES.to_string())
-        .build();
-    let mut stream = Box::pin(client.api().logs(id, Some(options)));
-    let mut lines = Vec::new();
-    while let Some(output) = stream.next().await {
-        let output = output.map_err(|error| DockerError::of(Call::Logs, error))?;
-        let text = output.to_string();
-        lines.extend(text.lines().map(cut));
-    }
-    let surplus = lines.len().saturating_sub(LINES);
-    lines.drain(..surplus);
-    Ok(lines)
-}
-
 /// A line for a screen: without control characters, and not longer than that.
-fn cut(line: &str) -> String {
+pub(super) fn cut(line: &str) -> String {
     let mut shown: String = line
         .chars()
         .filter(|c| *c == '\t' || !c.is_control())

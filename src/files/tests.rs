@@ -621,5 +621,6 @@ async fn a_matched_path_is_escaped_for_a_uri() {
     let found = select(selection(&world.folder.root, &texts, TryPolicy::FirstExist)).await;
     let found = found.expect("no error").expect("found");
     assert_eq!(found.encoded(), "/with%20index/");
-    assert!(found.is_folder && found.absolute.ends_with("/root/with index/"));
+    let absolute = format!("{}/with index/", world.folder.root.display());
+    assert!(found.is_folder && found.absolute == absolute);
 }

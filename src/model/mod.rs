@@ -62,6 +62,24 @@ impl Color {
             Self::Green => "green",
         }
     }
+
+    /// A name without the color at its end, and that color: `web-blue` is `web` and blue, `blue`
+    /// is nothing and blue.
+    #[must_use]
+    pub fn ending(name: &str) -> (&str, Option<Self>) {
+        for color in Self::ALL {
+            let Some(rest) = name.strip_suffix(color.as_str()) else {
+                continue;
+            };
+            if rest.is_empty() {
+                return ("", Some(color));
+            }
+            if let Some(base) = rest.strip_suffix(['-', '_']) {
+                return (base, Some(color));
+            }
+        }
+        (name, None)
+    }
 }
 
 impl fmt::Display for Color {

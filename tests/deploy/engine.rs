@@ -29,6 +29,7 @@ fn an_engine_that_is_killed_at_any_step_comes_back_to_one_release_and_nothing_ov
     wait_until("v1 is served", || shop.page() == "v1");
     let kills = wanted("SOAK_ENGINE_KILLS", 2);
     let counts = Counts::of("engine-kills");
+    let mut caught = counts.done("caught");
     for seed in counts.done("kills")..kills {
         let step = (seed * 5 + 4) % STEPS;
         let was = shop.page();
@@ -40,6 +41,7 @@ fn an_engine_that_is_killed_at_any_step_comes_back_to_one_release_and_nothing_ov
             let deploy = shop.edge.status()["deploy"].clone();
             deploy.is_null() || deploy["done"].as_u64().is_some_and(|done| done >= step)
         });
+        let in_it = !shop.has_no_deploy();
         own.kill();
         own.spawn();
         wait_for(2 * DEPLOY, &format!("it is over, {when}"), || {
@@ -57,7 +59,14 @@ fn an_engine_that_is_killed_at_any_step_comes_back_to_one_release_and_nothing_ov
             let shown = shop.edge.status()["containers"].as_array().map(Vec::len);
             shown == Some(all.len())
         });
-        counts.add(&json!({"kills": 1, "seed": seed, "step": step,
-            "was": was, "wanted": next, "served": shop.page()}));
+        caught += u64::from(in_it);
+        counts.add(
+            &json!({"kills": 1, "seed": seed, "step": step, "caught": u64::from(in_it),
+            "was": was, "wanted": next, "served": shop.page()}),
+        );
     }
+    assert!(
+        caught * 2 >= kills,
+        "only {caught} of {kills} came in the middle of one"
+    );
 }

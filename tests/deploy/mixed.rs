@@ -2,8 +2,7 @@
 //! they were promised: GET, POST, and messages over WebSockets.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -13,6 +12,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use crate::support::exchange::{Answer, exchange};
 use crate::support::{now, wait_until};
 
 /// Requests and messages a second, of all clients together.
@@ -152,8 +152,8 @@ fn paced(seen: &Seen, pace: Duration, mut one: impl FnMut(u64)) {
 }
 
 fn get(edge: SocketAddr, seen: &Seen) {
-    match exchange(edge, "GET", "/", "") {
-        Ok((200, _, body)) if body.starts_with('v') => {
+    match exchange(edge, "GET", "localhost", "/", "") {
+        Ok(answer) if answer.status == 200 && answer.body.starts_with('v') => {
             seen.gets.fetch_add(1, Ordering::Relaxed);
         }
         other => refused(seen, "GET", other),
@@ -161,47 +161,23 @@ fn get(edge: SocketAddr, seen: &Seen) {
 }
 
 fn post(edge: SocketAddr, seen: &Seen, note: String) {
-    match exchange(edge, "POST", "/orders", &note) {
-        Ok((200, _, body)) => {
+    match exchange(edge, "POST", "localhost", "/orders", &note) {
+        Ok(answer) if answer.status == 200 => {
             seen.posts.fetch_add(1, Ordering::Relaxed);
-            seen.acknowledge(&body, note);
+            seen.acknowledge(&answer.body, note);
         }
         other => refused(seen, "POST", other),
     }
 }
 
-fn refused(seen: &Seen, method: &str, answer: Result<(u16, String, String), String>) {
+fn refused(seen: &Seen, method: &str, answer: Result<Answer, String>) {
+    let is_told_when = |head: &str| head.to_ascii_lowercase().contains("\r\nretry-after:");
     match answer {
-        Ok((503, head, _)) if head.to_ascii_lowercase().contains("\r\nretry-after:") => {
+        Ok(answer) if answer.status == 503 && is_told_when(&answer.head) => {
             seen.closed.fetch_add(1, Ordering::Relaxed);
         }
         other => seen.fail(format!("{method}: {other:?}")),
     }
-}
-
-/// One request on a connection of its own: status, head and body.
-fn exchange(
-    edge: SocketAddr,
-    method: &str,
-    path: &str,
-    body: &str,
-) -> Result<(u16, String, String), String> {
-    let wrong = |error: std::io::Error| error.to_string();
-    let mut socket = TcpStream::connect(edge).map_err(wrong)?;
-    let patience = Some(Duration::from_secs(15));
-    socket.set_read_timeout(patience).map_err(wrong)?;
-    let length = body.len();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    );
-    socket.write_all(request.as_bytes()).map_err(wrong)?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).map_err(wrong)?;
-    let status = answer.split(' ').nth(1);
-    let status = status.and_then(|status| status.parse().ok());
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
-    let (head, body) = (format!("{head}\r\n"), body.trim().to_owned());
-    Ok((status.ok_or("no status")?, head, body))
 }
 
 /// One connection after the other. A message that was not acknowledged is sent again on the next.

@@ -57,22 +57,11 @@ fn assert_says(command: &str, said: &[&str], answer: &str) {
     }
 }
 
-/// The containers that a deploy made have none of Compose's labels.
-struct Made;
+/// The names that the images have in the story.
+struct Tags;
 
-impl Made {
-    fn remove() {
-        let filter = format!("label=cutover.deploy.project={PROJECT}");
-        let ids = docker(&["ps", "--all", "--quiet", "--filter", &filter]);
-        for id in ids.lines() {
-            docker(&["rm", "--force", id]);
-        }
-    }
-}
-
-impl Drop for Made {
+impl Drop for Tags {
     fn drop(&mut self) {
-        Self::remove();
         for version in ["v1", "v2", "v3"] {
             let tag = format!("shop:{version}");
             finish(Command::new("docker").args(["rmi", &tag]));
@@ -97,9 +86,8 @@ fn the_story_of_the_readme_goes_as_it_is_told() {
         let name = format!("cutover-test-app:{version}");
         docker(&["tag", &name, &format!("shop:{tag}")]);
     }
-    Made::remove();
+    let _tags = Tags;
     let project = Project::new(None, &[PROJECT]);
-    let _made = Made;
     let ports = format!("\"127.0.0.1:{}:443\"", project.https);
     let file = block("yaml")
         .replace("image: cutover\n", "image: cutover:test\n")

@@ -27,11 +27,6 @@ impl Counts {
         Self(folder.map(|folder| folder.join(name).with_extension("jsonl")))
     }
 
-    /// Whether this is the short form, of which nothing is kept.
-    pub fn is_short(&self) -> bool {
-        self.0.is_none()
-    }
-
     /// The sum of a field over what an interrupted soak has done already.
     pub fn done(&self, field: &str) -> u64 {
         self.all(field).iter().sum()

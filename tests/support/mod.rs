@@ -9,6 +9,7 @@ pub mod ca;
 pub mod clients;
 pub mod counts;
 pub mod docker;
+pub mod exchange;
 pub mod journal;
 pub mod origin;
 pub mod raw;

@@ -52,8 +52,8 @@ const STEADY: Duration = Duration::from_secs(1);
 /// Restarts of a new container after which nobody waits any more.
 const RESTARTS: u64 = 3;
 
-/// Lines of a container that are shown when it fails.
-const LINES: usize = 15;
+/// Lines of a container or job that are shown when it fails.
+const LINES: usize = 20;
 
 /// How long a look at the engine that was begun before a container was put back may be on its way.
 const OLD_LOOK: Duration = Duration::from_secs(5);
@@ -330,6 +330,7 @@ impl Hands {
                 // It has had them since it was live.
                 continue;
             };
+            let mut moving = None;
             for attachment in &spec.plain {
                 let Some(found) = container(client, &new.name).await? else {
                     return Err(Failure::from(format!("{} is gone", new.name)));
@@ -338,12 +339,11 @@ impl Hands {
                     continue;
                 }
                 let before = address(&found, &attachment.network);
-                let moving = Moving::of(&self.daemon, &new.name);
+                moving.get_or_insert_with(|| Moving::of(&self.daemon, &new.name));
                 client
                     .disconnect_network(&attachment.network, &new.name)
                     .await?;
                 connect(client, &new.name, attachment).await?;
-                moving.over_soon();
                 let now = container(client, &new.name).await?;
                 let after = now.and_then(|now| address(&now, &attachment.network));
                 if before.is_some() && before != after {
@@ -360,6 +360,9 @@ impl Hands {
                         new.name
                     ));
                 }
+            }
+            if let Some(moving) = moving {
+                moving.over_soon();
             }
         }
         Ok(News::Nothing)
@@ -426,7 +429,7 @@ pub(super) fn digest(image: &Value, repository: &str) -> Option<String> {
     found.split_once('@').map(|(_, digest)| digest.to_owned())
 }
 
-async fn with_lines(client: &Client, name: &str, reason: String) -> Failure {
+pub(super) async fn with_lines(client: &Client, name: &str, reason: String) -> Failure {
     Failure {
         reason,
         // Without them it is still known what failed.
@@ -435,7 +438,11 @@ async fn with_lines(client: &Client, name: &str, reason: String) -> Failure {
     }
 }
 
-async fn connect(client: &Client, name: &str, attachment: &Attachment) -> Result<(), DockerError> {
+pub(super) async fn connect(
+    client: &Client,
+    name: &str,
+    attachment: &Attachment,
+) -> Result<(), DockerError> {
     let network = &attachment.network;
     match client
         .connect_network(network, name, &attachment.endpoint)

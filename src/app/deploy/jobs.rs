@@ -5,15 +5,14 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::hands::{Hands, container};
+use tracing::warn;
+
+use super::hands::{Hands, connect, container, with_lines};
 use crate::clock;
 use crate::deploy::{
     Failure, FileFacts, JobRun, News, Run, State, restore_command, restore_obstacle,
 };
 use crate::docker::Client;
-
-/// Lines of a job that are shown when it fails.
-const LINES: usize = 20;
 
 /// Between SIGTERM and SIGKILL of a job whose time is up.
 const GRACE: Duration = Duration::from_secs(10);
@@ -53,7 +52,7 @@ impl Hands {
         };
         // An engine that does not answer is asked again, and the container is still needed.
         if !checked.as_ref().is_err_and(|failure| failure.again) {
-            client.remove(name).await?;
+            remove_ended(client, name).await;
         }
         checked.map(|()| began)
     }
@@ -75,14 +74,7 @@ impl Hands {
         }
         if found.is_none_or(|found| found.state == State::Created) {
             for attachment in &job.more {
-                let (network, endpoint) = (&attachment.network, &attachment.endpoint);
-                // Connected already, if it was made before a restart.
-                let connected = client.connect_network(network, name, endpoint).await;
-                if let Err(error) = connected
-                    && !error.to_string().contains("already exists in network")
-                {
-                    return Err(error.into());
-                }
+                connect(client, name, attachment).await?;
             }
             client.start(name).await?;
         }
@@ -106,7 +98,7 @@ impl Hands {
         let Ok(code) = waited else {
             client.stop(name, Some(GRACE)).await?;
             let why = format!("killed after {} s", limit.as_secs());
-            return Err(self.with_last_lines(client, name, why).await);
+            return Err(with_lines(client, name, why).await);
         };
         match code? {
             Some(0) => Ok(()),
@@ -115,17 +107,9 @@ impl Hands {
                     137 => "exit code 137: it was killed, for want of memory perhaps".to_owned(),
                     code => format!("exit code {code}"),
                 };
-                Err(self.with_last_lines(client, name, why).await)
+                Err(with_lines(client, name, why).await)
             }
             None => Err(Failure::from("its container is gone".to_owned())),
-        }
-    }
-
-    async fn with_last_lines(&self, client: &Client, name: &str, reason: String) -> Failure {
-        Failure {
-            reason,
-            lines: client.last_lines(name, LINES).await.unwrap_or_default(),
-            again: false,
         }
     }
 
@@ -147,7 +131,7 @@ impl Hands {
                 is_file: found.is_file,
             });
             if let Some(obstacle) = left.obstacle(facts, began) {
-                return Err(self.with_last_lines(client, name, obstacle).await);
+                return Err(with_lines(client, name, obstacle).await);
             }
         }
         if left.verify.is_empty() {
@@ -163,7 +147,7 @@ impl Hands {
             ..failure
         });
         if !ended.as_ref().is_err_and(|failure| failure.again) {
-            client.remove(&verify).await?;
+            remove_ended(client, &verify).await;
         }
         ended
     }
@@ -219,7 +203,7 @@ impl Hands {
         match ended {
             Err(failure) if failure.again => return Err(failure),
             Err(failure) => {
-                client.remove(name).await?;
+                remove_ended(client, name).await;
                 self.tell_job_failed(&restore, &failure);
                 let mut news = by_hand(format!("the restore failed: {}", failure.reason));
                 if let News::Advice(lines) = &mut news {
@@ -229,7 +213,15 @@ impl Hands {
             }
             Ok(()) => {}
         }
-        client.remove(name).await?;
+        remove_ended(client, name).await;
         Ok(News::Restored(format!("restored what {} saved", job.name)))
+    }
+}
+
+/// Removes the container of a job that has ended. One that stays is found by `cleanup`; were that a
+/// failure, the job would be run again.
+async fn remove_ended(client: &Client, name: &str) {
+    if let Err(error) = client.remove(name).await {
+        warn!(container = name, %error, "a job has ended and its container stays");
     }
 }

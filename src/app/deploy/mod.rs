@@ -27,10 +27,9 @@ use tracing::{error, warn};
 use super::daemon::Daemon;
 use crate::admin::Actor;
 use crate::clock;
-use crate::config::DockerSocket;
-use crate::deploy::container::split_color;
+use crate::config::{Config, DockerSocket};
 use crate::deploy::{
-    Ask, Book, Container, Outcome, Plan, PlanError, Run, Scene, Stage, Store, StoreError, owner,
+    Ask, Book, Container, Outcome, Plan, PlanError, Run, Scene, Stage, Store, StoreError, ours,
     plan_deploy, plan_rollback,
 };
 use crate::docker::{Client, DockerError};
@@ -55,7 +54,9 @@ pub(super) enum Told {
 /// All deploys of the daemon.
 pub(super) struct Deploys {
     store: Store,
-    book: Mutex<Book>,
+    book: Arc<Mutex<Book>>,
+    /// One write at a time, each of the book as it is then: none lands on a later one.
+    writing: Arc<Mutex<()>>,
     /// Why nothing may be deployed.
     damage: Option<String>,
     running: Mutex<Option<Handle>>,
@@ -119,7 +120,8 @@ impl Deploys {
         };
         Self {
             store,
-            book: Mutex::new(book),
+            book: Arc::new(Mutex::new(book)),
+            writing: Arc::default(),
             damage,
             running: Mutex::default(),
             client: tokio::sync::Mutex::default(),
@@ -167,13 +169,15 @@ impl Deploys {
     /// # Errors
     /// It is not on disk; in memory it is changed.
     pub(super) async fn change(&self, change: impl FnOnce(&mut Book)) -> Result<(), StoreError> {
-        let book = {
-            let mut book = self.lock();
-            change(&mut book);
-            book.clone()
-        };
+        change(&mut self.lock());
+        let (book, writing) = (Arc::clone(&self.book), Arc::clone(&self.writing));
         let store = self.store.clone();
-        match tokio::task::spawn_blocking(move || store.save(&book)).await {
+        let write = move || {
+            let _one = writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let book = book.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            store.save(&book)
+        };
+        match tokio::task::spawn_blocking(write).await {
             Ok(saved) => saved,
             // The runtime is going away.
             Err(_) => std::future::pending().await,
@@ -202,8 +206,8 @@ impl Deploys {
         })
     }
 
-    /// Calls off the run that goes on, if no traffic has moved; `false`: it is too late, or there
-    /// is none.
+    /// Calls off the run that goes on, if no traffic has moved, and gives its news; `None`: it is
+    /// too late, or there is none.
     pub(super) fn abort(&self, by: &Actor) -> Option<broadcast::Receiver<Told>> {
         let handle = self.running()?;
         if !*handle.can_abort.borrow() {
@@ -274,36 +278,16 @@ pub(super) async fn containers(client: &Client) -> Result<Vec<Container>, Docker
     Ok(read.collect())
 }
 
-/// Without the containers of other people: two Compose projects, or two proxies, may both call a
-/// service `web`. It belongs to the project whose containers are served; one whose containers nobody
-/// has seen yet may be anybody's.
+/// Without the containers of other people.
 fn of_ours(daemon: &Daemon, containers: Vec<Container>) -> Vec<Container> {
     let config = daemon.config.load();
     let discovered = daemon.discovery.discovered();
-    let mut holders: BTreeMap<ServiceName, BTreeSet<String>> = BTreeMap::new();
-    for one in &containers {
-        for (service, _) in discovered.members.get(&one.id).into_iter().flatten() {
-            let projects = holders.entry(service.clone()).or_default();
-            projects.insert(plain_project(one));
-        }
-    }
-    let is_ours = |one: &Container| {
-        let Some(service) = owner(&config.services, one).filter(|_| !one.is_one_off()) else {
-            return true;
-        };
-        let holders = holders.get(&service);
-        holders.is_none_or(|projects| projects.contains(&plain_project(one)))
+    let services = |(id, slots): (&String, &Vec<(ServiceName, Color)>)| {
+        let services = slots.iter().map(|(service, _)| service.clone());
+        (id.clone(), services.collect())
     };
-    containers.into_iter().filter(is_ours).collect()
-}
-
-/// The Compose project without a color: `-p blue` and `-p green` are one.
-fn plain_project(one: &Container) -> String {
-    let project = one.project().unwrap_or_default();
-    match project.parse::<Color>() {
-        Ok(_) => String::new(),
-        Err(_) => split_color(project).0.to_owned(),
-    }
+    let served = discovered.members.iter().map(services).collect();
+    ours(&config.services, &served, containers)
 }
 
 async fn gather(daemon: &Daemon, client: &Client) -> Result<Gathered, DockerError> {
@@ -318,16 +302,37 @@ async fn gather(daemon: &Daemon, client: &Client) -> Result<Gathered, DockerErro
             images.insert(container.image_id.clone(), image);
         }
     }
-    let table = daemon.publisher.table().load();
-    let live = table.services.iter();
-    let live = live.map(|entry| (entry.name.clone(), entry.live)).collect();
     Ok(Gathered {
-        live,
+        live: live(daemon),
         hosts: hosts(daemon),
         book: daemon.deploys.book(),
         containers,
         images,
     })
+}
+
+impl Gathered {
+    fn scene<'a>(&'a self, config: &'a Config) -> Scene<'a> {
+        Scene {
+            services: &config.services,
+            jobs: &config.jobs,
+            deploy: &config.deploy,
+            live: &self.live,
+            hosts: &self.hosts,
+            book: &self.book,
+            containers: &self.containers,
+            images: &self.images,
+        }
+    }
+}
+
+/// The live color of every service that is served.
+fn live(daemon: &Daemon) -> BTreeMap<ServiceName, Color> {
+    let table = daemon.publisher.table().load();
+    let services = table.services.iter();
+    services
+        .map(|entry| (entry.name.clone(), entry.live))
+        .collect()
 }
 
 /// The first host of a site that leads to each service.
@@ -365,16 +370,7 @@ pub(super) async fn plan(daemon: &Daemon, wanted: &Wanted) -> Result<(String, Pl
     let client = daemon.deploys.engine(daemon).await?;
     let there = gather(daemon, &client).await?;
     let config = daemon.config.load();
-    let scene = Scene {
-        services: &config.services,
-        jobs: &config.jobs,
-        deploy: &config.deploy,
-        live: &there.live,
-        hosts: &there.hosts,
-        book: &there.book,
-        containers: &there.containers,
-        images: &there.images,
-    };
+    let scene = there.scene(&config);
     let id = new_id(there.book.last + 1);
     let plan = match wanted {
         Wanted::Deploy(ask) => plan_deploy(scene, ask, &id, clock::wall())?,
@@ -398,27 +394,7 @@ pub(super) async fn begin(
     force: bool,
     wanted: &Wanted,
 ) -> Result<broadcast::Receiver<Told>, Denied> {
-    let busy = |handle: &Handle| {
-        let stage = handle.stage.borrow();
-        let stage = stage
-            .as_ref()
-            .map_or("it begins", |stage| stage.text.as_str());
-        let age = clock::epoch_ms(clock::wall()).saturating_sub(handle.since_ms) / 1_000;
-        Denied::Busy(format!(
-            "a deploy of {} by {} is running for {age} s: {stage}",
-            handle.release, handle.actor
-        ))
-    };
-    let turn = match daemon.deploys.running() {
-        Some(handle) => return Err(busy(&handle)),
-        None => own_turn(daemon).await,
-    };
-    let Some(turn) = turn else {
-        return Err(match daemon.deploys.running() {
-            Some(handle) => busy(&handle),
-            None => Denied::Busy("containers are being tidied up".to_owned()),
-        });
-    };
+    let turn = turn(daemon).await?;
     let (id, plan) = plan(daemon, wanted).await?;
     let run = Run {
         id,
@@ -437,10 +413,31 @@ pub(super) async fn begin(
 }
 
 /// The turn of a verb that changes containers. One that has just told its end is waited for.
-async fn own_turn(daemon: &Daemon) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+///
+/// # Errors
+/// Somebody else has it.
+async fn turn(daemon: &Daemon) -> Result<tokio::sync::OwnedMutexGuard<()>, Denied> {
     const LAST_WORDS: Duration = Duration::from_secs(5);
+    let busy = |handle: &Handle| {
+        let stage = handle.stage.borrow();
+        let stage = stage
+            .as_ref()
+            .map_or("it begins", |stage| stage.text.as_str());
+        let age = clock::epoch_ms(clock::wall()).saturating_sub(handle.since_ms) / 1_000;
+        Denied::Busy(format!(
+            "a deploy of {} by {} is running for {age} s: {stage}",
+            handle.release, handle.actor
+        ))
+    };
+    if let Some(handle) = daemon.deploys.running() {
+        return Err(busy(&handle));
+    }
     let turn = Arc::clone(&daemon.deploys.turn).lock_owned();
-    tokio::time::timeout(LAST_WORDS, turn).await.ok()
+    let turn = tokio::time::timeout(LAST_WORDS, turn).await;
+    turn.map_err(|_| match daemon.deploys.running() {
+        Some(handle) => busy(&handle),
+        None => Denied::Busy("a deploy begins, or containers are tidied up".to_owned()),
+    })
 }
 
 /// Goes on with what a restart found. Waits until the engine can be reached.
@@ -462,3 +459,25 @@ pub(super) fn take_up(daemon: &Arc<Daemon>) {
 
 /// How long a look at the engine may take before `status` says that it does not answer.
 const LOOK: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_on_disk_is_the_book_with_the_last_change() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let deploys = Arc::new(Deploys::open(folder.path()));
+        for round in 0..50 {
+            let changes = (0..4).map(|n| {
+                let deploys = Arc::clone(&deploys);
+                tokio::spawn(async move { deploys.change(|book| book.last += n).await })
+            });
+            for change in changes.collect::<Vec<_>>() {
+                change.await.expect("no panic").expect("on disk");
+            }
+            let read = Store::of(folder.path()).read().expect("whole");
+            assert_eq!(read, deploys.book(), "round {round}");
+        }
+    }
+}

@@ -12,6 +12,7 @@ use super::{Handle, NEWS_KEPT, Told};
 use crate::app::daemon::Daemon;
 use crate::clock;
 use crate::deploy::{Answer, Change, Effect, Failure, Input, Machine, Outcome, Run};
+use crate::disk::crash;
 use crate::history::Entry;
 use crate::model::Release;
 use crate::notify::{EventKind, Note};
@@ -47,7 +48,7 @@ pub(super) fn start(
         doing: None,
         is_resumed,
         logged: None,
-        crash: crash::Point::new(),
+        crash: crash::Point::of("CUTOVER_CRASH_AT_DEPLOY"),
     };
     tokio::spawn(driver.drive(run, aborts, turn));
     subscribed
@@ -82,7 +83,7 @@ impl Driver {
             true => Machine::resume(begun, run),
             false => Machine::begin(begun, run),
         };
-        let mut end = None;
+        let (mut end, mut is_told) = (None, false);
         loop {
             // What writes answer is taken in before anything else happens.
             while !effects.is_empty() {
@@ -98,6 +99,11 @@ impl Driver {
             if machine.is_over() && end.is_some() {
                 break;
             }
+            // The disk refuses the record of the end; nobody is kept waiting for it.
+            if let Some(outcome) = end.as_ref().filter(|_| !is_told) {
+                self.tell(Told::End(outcome.clone()));
+                is_told = true;
+            }
             let deadline = machine.deadline();
             let input = tokio::select! {
                 input = finished(&mut self.doing) => input,
@@ -109,7 +115,7 @@ impl Driver {
         *running(&self.daemon) = None;
         // Whoever hears of the end may ask for the next one at once.
         drop(turn);
-        if let Some(outcome) = end {
+        if let Some(outcome) = end.filter(|_| !is_told) {
             self.tell(Told::End(outcome));
         }
         super::refresh(&self.daemon).await;
@@ -128,7 +134,7 @@ impl Driver {
                 change,
             } => {
                 let now = clock::epoch_ms(clock::wall());
-                self.crash.before();
+                self.crash.here();
                 let saved = self.daemon.deploys.change(|book| match change {
                     Change::Step => book.running = Some(*run),
                     Change::Adopt => {
@@ -139,7 +145,7 @@ impl Driver {
                 });
                 Some(match saved.await {
                     Ok(()) => {
-                        self.crash.after();
+                        self.crash.here();
                         Input::Saved { ticket }
                     }
                     Err(error) => {
@@ -292,60 +298,5 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Ends the process as a power cut would, right before or after the n-th record of deploys is
-/// written: the feature `failpoints`, for the tests that kill the daemon. Without it, nothing.
-#[cfg(feature = "failpoints")]
-mod crash {
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
-
-    /// `CUTOVER_CRASH_AT_DEPLOY`: `before:N` or `after:N`, from 1.
-    #[derive(Debug)]
-    pub(super) struct Point {
-        wanted: Option<String>,
-        written: u64,
-    }
-
-    impl Point {
-        pub(super) fn new() -> Self {
-            Self {
-                wanted: std::env::var("CUTOVER_CRASH_AT_DEPLOY").ok(),
-                written: 0,
-            }
-        }
-
-        pub(super) fn before(&mut self) {
-            self.written += 1;
-            self.here("before");
-        }
-
-        pub(super) fn after(&self) {
-            self.here("after");
-        }
-
-        fn here(&self, side: &str) {
-            if self.wanted.as_deref() == Some(&format!("{side}:{}", self.written)) {
-                let _ = kill(Pid::this(), Signal::SIGKILL);
-            }
-        }
-    }
-}
-
-#[cfg(not(feature = "failpoints"))]
-mod crash {
-    #[derive(Debug)]
-    pub(super) struct Point;
-
-    impl Point {
-        pub(super) const fn new() -> Self {
-            Self
-        }
-
-        pub(super) const fn before(&mut self) {}
-
-        pub(super) const fn after(&self) {}
     }
 }

@@ -16,7 +16,7 @@ use crate::app::daemon::Daemon;
 use crate::clock;
 use crate::config::{Job, When};
 use crate::deploy::schedule::{Due, due};
-use crate::deploy::{Failure, Images, JobRun, Ran, Scene, live_container};
+use crate::deploy::{Failure, Images, JobRun, Ran, live_container};
 use crate::history::Entry;
 use crate::model::Schedule;
 use crate::notify::{EventKind, Note};
@@ -239,17 +239,7 @@ async fn attempt(daemon: &Arc<Daemon>, job: &Job, ran: &mut Ran) -> Result<(), F
     let client = daemon.deploys.engine(daemon).await?;
     let there = gather(daemon, &client).await?;
     let config = daemon.config.load_full();
-    let scene = Scene {
-        services: &config.services,
-        jobs: &config.jobs,
-        deploy: &config.deploy,
-        live: &there.live,
-        hosts: &there.hosts,
-        book: &there.book,
-        containers: &there.containers,
-        images: &there.images,
-    };
-    let live = live_container(scene, &job.service);
+    let live = live_container(there.scene(&config), &job.service);
     let live = live.ok_or_else(|| {
         Failure::from(format!(
             "no container of {} runs, whose surroundings it needs",

@@ -1,8 +1,7 @@
 //! `cleanup` and `reset`: what is there beside the live containers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-
-use tokio::sync::OwnedMutexGuard;
 
 use super::{Denied, containers, of_ours};
 use crate::admin::wire::Done;
@@ -13,7 +12,7 @@ use crate::docker::Client;
 
 /// Removes the kept releases and whatever earlier deploys and jobs have left.
 pub(in crate::app) async fn cleanup(daemon: &Arc<Daemon>) -> Result<Done, Denied> {
-    let _turn = turn(daemon).await?;
+    let _turn = super::turn(daemon).await?;
     let client = daemon.deploys.engine(daemon).await?;
     let done = remove_idle(daemon, &client).await?;
     super::refresh(daemon).await;
@@ -22,7 +21,7 @@ pub(in crate::app) async fn cleanup(daemon: &Arc<Daemon>) -> Result<Done, Denied
 
 /// As [`cleanup`], and gives the live containers their first names back.
 pub(in crate::app) async fn reset(daemon: &Arc<Daemon>) -> Result<Done, Denied> {
-    let _turn = turn(daemon).await?;
+    let _turn = super::turn(daemon).await?;
     let client = daemon.deploys.engine(daemon).await?;
     let mut done = remove_idle(daemon, &client).await?;
     let book = daemon.deploys.book();
@@ -73,38 +72,35 @@ pub(in crate::app) async fn reset(daemon: &Arc<Daemon>) -> Result<Done, Denied> 
     Ok(done)
 }
 
-async fn turn(daemon: &Daemon) -> Result<OwnedMutexGuard<()>, Denied> {
-    let busy =
-        || Denied::Busy("a deploy is running: wait for its end, or `proxyctl abort` it".to_owned());
-    if daemon.deploys.progress().is_some() {
-        return Err(busy());
-    }
-    super::own_turn(daemon).await.ok_or_else(busy)
-}
-
 async fn remove_idle(daemon: &Arc<Daemon>, client: &Client) -> Result<Done, Denied> {
     let mut done = Done::default();
     let book = daemon.deploys.book();
-    let live = live_names(&book);
+    let serving = serving(daemon);
+    let mut spared = BTreeSet::new();
     for one in of_ours(daemon, containers(client).await?) {
-        match is_left_over(&book, &one) {
-            Some(why) if !live.contains(&one.name.as_str()) => {
-                if one.declared_color().is_some() {
-                    client.stop(&one.name, None).await?;
-                    let told = format!("{} is declared by Compose: stopped, not removed", one.name);
-                    done.warnings.push(told);
-                    continue;
-                }
-                client.stop(&one.name, None).await?;
-                client.remove(&one.name).await?;
-                done.done.push(format!("{} removed ({why})", one.name));
-            }
-            Some(_) | None => {}
+        let Some(why) = is_left_over(&book, &one) else {
+            continue;
+        };
+        // Somebody has switched to it since.
+        if one.is_up() && serving.contains(&one.id) {
+            let told = format!("{} ({why}) serves requests now: left alone", one.name);
+            done.warnings.push(told);
+            spared.insert(one.name);
+            continue;
         }
+        client.stop(&one.name, None).await?;
+        if one.declared_color().is_some() {
+            let told = format!("{} is declared by Compose: stopped, not removed", one.name);
+            done.warnings.push(told);
+            continue;
+        }
+        client.remove(&one.name).await?;
+        done.done.push(format!("{} removed ({why})", one.name));
     }
     let saved = daemon.deploys.change(|book| {
         for releases in book.releases.values_mut() {
-            releases.kept = None;
+            releases.kept = (releases.kept.take())
+                .filter(|kept| kept.containers.iter().any(|name| spared.contains(name)));
         }
     });
     if let Err(error) = saved.await {
@@ -115,6 +111,18 @@ async fn remove_idle(daemon: &Arc<Daemon>, client: &Client) -> Result<Done, Deni
         done.done.push("there is nothing to clean up".to_owned());
     }
     Ok(done)
+}
+
+/// Ids of the containers of live slots.
+fn serving(daemon: &Daemon) -> BTreeSet<String> {
+    let live = super::live(daemon);
+    let discovered = daemon.discovery.discovered();
+    let members = discovered.members.iter();
+    let serve = members.filter(|(_, slots)| {
+        let mut slots = slots.iter();
+        slots.any(|(service, color)| live.get(service) == Some(color))
+    });
+    serve.map(|(id, _)| id.clone()).collect()
 }
 
 fn live_names(book: &Book) -> Vec<&str> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::{LOOK, containers, of_ours, tidy};
+use super::{LOOK, containers, live, of_ours, tidy};
 use crate::admin::wire::{ContainerRole, ContainerStatus};
 use crate::app::daemon::Daemon;
 use crate::clock;
@@ -51,7 +51,10 @@ pub(in crate::app) async fn keep(daemon: Arc<Daemon>) {
 
 /// Looks once.
 pub(in crate::app) async fn refresh(daemon: &Daemon) {
+    let view = &daemon.deploys.view;
     if !is_wanted(daemon) {
+        view.seen.store(Arc::default());
+        view.trouble.store(Arc::default());
         return;
     }
     let look = tokio::time::timeout(LOOK, look(daemon)).await;
@@ -60,7 +63,7 @@ pub(in crate::app) async fn refresh(daemon: &Daemon) {
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some(format!("Docker does not answer for {} s", LOOK.as_secs())),
     };
-    daemon.deploys.view.trouble.store(Arc::new(trouble));
+    view.trouble.store(Arc::new(trouble));
 }
 
 fn is_wanted(daemon: &Daemon) -> bool {
@@ -82,12 +85,7 @@ async fn look(daemon: &Daemon) -> Result<(), crate::docker::DockerError> {
     let client = daemon.deploys.engine(daemon).await?;
     let all = of_ours(daemon, containers(&client).await?);
     let book = daemon.deploys.book();
-    let table = daemon.publisher.table().load();
-    let live: BTreeMap<ServiceName, Color> = table
-        .services
-        .iter()
-        .map(|entry| (entry.name.clone(), entry.live))
-        .collect();
+    let live = live(daemon);
     let mut shown = Vec::new();
     let services = daemon.config.load().services.clone();
     for one in &all {

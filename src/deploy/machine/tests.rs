@@ -91,12 +91,6 @@ fn a_bad_verdict_undoes_the_whole_stack_and_holds_the_image_back() {
         .map(|one| one.image_id.as_str())
         .collect();
     assert_eq!(held, ["sha256:2"; 4]);
-    assert!(
-        world
-            .durable
-            .quarantined(&"web".into(), "sha256:2")
-            .is_some()
-    );
 }
 
 #[test]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::OpenError;
 use crate::clock;
+use crate::disk::crash;
 
 /// Who has a state folder.
 const OWNER: &str = "owner.json";
@@ -125,7 +126,7 @@ impl Folder {
             path: path.to_owned(),
             _lock: Some(lock),
             open: None,
-            crash: crash::Point::new(),
+            crash: crash::Point::of("CUTOVER_CRASH_AT"),
         })
     }
 
@@ -135,7 +136,7 @@ impl Folder {
             path: path.to_owned(),
             _lock: None,
             open: None,
-            crash: crash::Point::new(),
+            crash: crash::Point::of("CUTOVER_CRASH_AT"),
         }
     }
 
@@ -231,50 +232,4 @@ fn write_holder(folder: &Path) -> io::Result<()> {
     };
     let mut file = Folder::options().truncate(true).open(folder.join(OWNER))?;
     file.write_all(serde_json::to_string(&holder)?.as_bytes())
-}
-
-/// Ends the process as a power cut would, before or after the n-th step of writing: the feature
-/// `failpoints`, for the tests that kill the daemon. Without it, nothing.
-#[cfg(feature = "failpoints")]
-mod crash {
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
-
-    /// `CUTOVER_CRASH_AT`: which step, from 1.
-    #[derive(Debug)]
-    pub(super) struct Point {
-        left: Option<u64>,
-    }
-
-    impl Point {
-        pub(super) fn new() -> Self {
-            let wanted = std::env::var("CUTOVER_CRASH_AT").ok();
-            Self {
-                left: wanted.and_then(|text| text.parse().ok()),
-            }
-        }
-
-        pub(super) fn here(&mut self) {
-            if let Some(left) = &mut self.left {
-                *left = left.saturating_sub(1);
-                if *left == 0 {
-                    let _ = kill(Pid::this(), Signal::SIGKILL);
-                }
-            }
-        }
-    }
-}
-
-#[cfg(not(feature = "failpoints"))]
-mod crash {
-    #[derive(Debug)]
-    pub(super) struct Point;
-
-    impl Point {
-        pub(super) const fn new() -> Self {
-            Self
-        }
-
-        pub(super) const fn here(&mut self) {}
-    }
 }
