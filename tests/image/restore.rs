@@ -9,6 +9,9 @@ use crate::examples::{commands, images};
 use crate::support::counts::wanted;
 use crate::support::{Ended, finish, free_port, now, require, wait_for, wait_until};
 
+/// The volume of the copies, and their folder elsewhere.
+const BACKUPS: &str = "cutover-restore-backups";
+
 /// A WebDAV server on this machine: some other place, for who asks from a container.
 struct Elsewhere {
     folder: tempfile::TempDir,
@@ -60,7 +63,7 @@ impl Elsewhere {
     }
 
     fn copies(&self) -> Vec<String> {
-        let names = fs::read_dir(self.folder.path().join("saas-backups"));
+        let names = fs::read_dir(self.folder.path().join(BACKUPS));
         let names = names.into_iter().flatten().flatten();
         names
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
@@ -107,7 +110,7 @@ fn a_lost_database_comes_back_from_the_offsite_copy() {
     let mut project = Project::new(Some("config/solo-saas"), &["cutover-restore"]);
     project.set("POSTGRES_IMAGE", "cutover-test-postgres:latest");
     project.set("RCLONE_IMAGE", "cutover-test-rclone:latest");
-    project.set("BACKUPS", "cutover-restore-backups");
+    project.set("BACKUPS", BACKUPS);
     let mebibytes = wanted("SOAK_RESTORE_MB", 20);
     for line in commands(&project, "README.md") {
         if line.contains("proxyctl deploy") {
@@ -155,13 +158,13 @@ fn a_lost_database_comes_back_from_the_offsite_copy() {
 
     // All of it is lost.
     typed(&project, "docker compose rm --stop --force db");
-    for volume in ["cutover-restore_db", "cutover-restore-backups"] {
+    for volume in ["cutover-restore_db", BACKUPS] {
         docker(&["volume", "rm", volume]);
     }
 
     for line in commands(&project, "RESTORE.md") {
         let line = line
-            .replace("saas-backups:/backups", "cutover-restore-backups:/backups")
+            .replace("saas-backups", BACKUPS)
             .replace("rclone/rclone:1", "cutover-test-rclone");
         let began = now();
         let ended = typed(&project, &line);

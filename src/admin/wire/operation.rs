@@ -49,9 +49,9 @@ pub enum Operation {
     Unfreeze {},
     /// The journal is written anew from memory, and switches are allowed again.
     Repair {},
-    /// Idle containers are removed.
+    /// Kept releases are removed, and what deploys and jobs have left.
     Cleanup {},
-    /// As `cleanup`, and the live containers get their first names back.
+    /// As `cleanup`, and the only live container of a service gets its first name back.
     Reset {},
     /// Every target of notifications is sent a test.
     NotifyTest {},
