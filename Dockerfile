@@ -1,4 +1,4 @@
-# One static binary, `cutover`, and `proxyctl` beside it, on nothing else.
+# One static binary, `cutover`, which is `proxyctl` too, on nothing else.
 #
 # The stages' base images can be replaced, for a mirror, a pinned digest or an offline build:
 #
@@ -21,18 +21,19 @@ COPY Cargo.toml Cargo.lock ./
 COPY benches ./benches
 COPY src ./src
 ARG TARGET=x86_64-unknown-linux-gnu
-# The target must be named, or procedural macros would be linked statically too.
-ENV RUSTFLAGS="-C target-feature=+crt-static"
-RUN cargo build --locked --release --bins --target "$TARGET" \
+# The target must be named, or procedural macros would be linked statically too. lld, the linker of
+# this target, folds functions that are the same and packs relocations: a tenth of the size.
+ENV RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,--icf=all -C link-arg=-Wl,--pack-dyn-relocs=relr"
+# `proxyctl` is the same file under its own name.
+RUN cargo build --locked --profile image --bin cutover --target "$TARGET" \
     && mkdir -p /out/usr/bin /out/etc/ssl/certs /out/config /out/data /out/run /out/tmp \
     && chmod 1777 /out/data /out/run /out/tmp \
     && cp /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ \
-    && for program in cutover proxyctl; do \
-        strip -o "/out/usr/bin/$program" "target/$TARGET/release/$program" || exit 1; \
-        if readelf --program-headers "/out/usr/bin/$program" | grep -q INTERP; then \
-            echo "$program needs a dynamic loader" >&2; exit 1; \
-        fi; \
-    done
+    && cp "target/$TARGET/image/cutover" /out/usr/bin/ \
+    && ln -s cutover /out/usr/bin/proxyctl \
+    && if readelf --program-headers /out/usr/bin/cutover | grep -q INTERP; then \
+        echo "cutover needs a dynamic loader" >&2; exit 1; \
+    fi
 
 FROM ${RUNTIME}
 COPY --from=build /out/ /

@@ -3,7 +3,7 @@
 //! The map of the crate is in `ARCHITECTURE.md`; rows import only from rows below:
 //!
 //! ```text
-//! wiring    app
+//! wiring    app   ctl
 //! control   admin
 //! planes    proxy   switch   health   acme   docker   deploy   notify
 //! shared    pool   tls   http   history   files
@@ -16,6 +16,7 @@ pub mod app;
 pub mod clock;
 pub mod compat;
 pub mod config;
+pub mod ctl;
 pub mod deploy;
 mod disk;
 pub mod docker;

@@ -1,11 +1,13 @@
-//! The daemon: `cutover run`, `cutover demo`, `cutover check`, `cutover version`.
+//! The daemon: `cutover run`, `cutover demo`, `cutover check`, `cutover version`. Called `proxyctl` it
+//! is that: one file is enough for an image.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use cutover::tls::trust;
-use cutover::{app, compat, config};
+use cutover::{app, compat, config, ctl};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
@@ -92,6 +94,9 @@ fn change_trust(
 }
 
 fn main() -> ExitCode {
+    if is_called("proxyctl") {
+        return ctl::main();
+    }
     // Before anything else can install another provider.
     cutover::tls::install_provider();
     match Arguments::parse().command {
@@ -109,6 +114,12 @@ fn main() -> ExitCode {
         Command::Untrust(state_dir) => change_trust(state_dir, trust::untrust),
         Command::Demo => exit(app::run_demo()),
     }
+}
+
+/// Whether this process was started under a name, by a link to the same file.
+fn is_called(name: &str) -> bool {
+    let path = std::env::args_os().next().map(PathBuf::from);
+    path.is_some_and(|path| path.file_name() == Some(OsStr::new(name)))
 }
 
 fn check(explicit: Option<PathBuf>) -> ExitCode {

@@ -555,6 +555,58 @@ fn a_deploy_leaves_another_project_with_a_service_of_that_name_alone() {
     assert_eq!(shop.containers().len(), 2, "{:?}", shop.containers());
 }
 
+#[test]
+fn a_switch_and_a_deploy_keep_out_of_each_others_way() {
+    let world = World::new(Engine::shared(), "cutover-t-dep-turns");
+    let shop = Shop::open(&world, &["v1", "v2", "sick"], WATCHED, "");
+    let green = world.name("web-2");
+    let (project, mark) = (world.prefix.clone(), format!("test={}", world.prefix));
+    let project = format!("com.docker.compose.project={project}");
+    let labels = [
+        project.as_str(),
+        "com.docker.compose.service=web",
+        "cutover.color=green",
+        &mark,
+    ];
+    let (network, image) = (world.name("net"), shop.images.name("v2"));
+    let mut arguments = vec!["run", "--detach", "--name", &green, "--network", &network];
+    arguments.extend(labels.iter().flat_map(|label| ["--label", *label]));
+    arguments.extend(["--stop-signal", "KILL", &image]);
+    world.engine.ok(&arguments);
+    let before = || shop.running().len();
+    wait_until("both run", || before() == 2);
+
+    // The release that a switch came from may be needed again.
+    wait_until("the other color is fit", || {
+        shop.edge.proxyctl(&["switch", "green", "--no-wait"]).code == 0
+    });
+    let refused = shop.deploy(&["v1", "--force"]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(refused.stderr.contains("a switch by"), "{refused:?}");
+    assert_eq!(before(), 2, "{:?}", shop.containers());
+    let back = shop.edge.proxyctl(&["abort"]);
+    assert_eq!(back.code, 0, "{back:?}");
+    assert_eq!(shop.page(), "v1");
+
+    // The color that a deploy prepares is nobody else's.
+    wait_until("the switch is over", || {
+        shop.deploy(&["sick", "--no-wait"]).code == 0
+    });
+    wait_for(DEPLOY, "it waits for the new container", || {
+        let step = shop.edge.status()["deploy"]["step"].to_string();
+        step.contains("gate") || step.contains("healthy")
+    });
+    for verb in [&["switch", "green"][..], &["rollback"]] {
+        let refused = shop.edge.proxyctl(verb);
+        assert_eq!(refused.code, 3, "{refused:?}");
+        assert!(refused.stderr.contains("a deploy of sick"), "{refused:?}");
+    }
+    assert_eq!(shop.edge.proxyctl(&["abort"]).code, 0);
+    wait_for(DEPLOY, "it is over", || shop.has_no_deploy());
+    assert_eq!(shop.page(), "v1");
+    assert_eq!(before(), 2, "{:?}", shop.containers());
+}
+
 /// `docker-compose up -d` over a file with one service, as a person types it after a change.
 fn compose_up(world: &World, images: &Images<'_>, folder: &Path, version: &str, more: &str) {
     let text = format!(
@@ -620,6 +672,19 @@ fn compose_neither_stops_nor_replaces_what_was_deployed() {
     assert_eq!(shop.page(), "v3");
     assert_eq!(shop.containers().len(), 2, "{:?}", shop.containers());
     assert_eq!(shop.running().len(), 1, "{:?}", shop.containers());
+
+    // What it starts beside the live one is idle, and is tidied up with what is kept.
+    compose_up(&world, &shop.images, folder.path(), "v2", "");
+    assert_eq!(shop.running().len(), 2, "{:?}", shop.containers());
+    let first = "cutover-t-dep-compose_web_1";
+    let clean = shop.edge.proxyctl(&["cleanup"]);
+    let said = format!("{first} removed (idle)");
+    assert!(clean.code == 0 && clean.stdout.contains(&said), "{clean:?}");
+    assert_eq!(shop.containers().len(), 1, "{:?}", shop.containers());
+    let reset = shop.edge.proxyctl(&["reset"]);
+    assert_eq!(reset.code, 0, "{reset:?}");
+    assert_eq!(shop.running(), [first], "{reset:?}");
+    assert_eq!(shop.page(), "v3");
 }
 
 /// Notes when it starts and ends, and whether another one runs.
@@ -632,12 +697,19 @@ fn a_stack_is_one_and_its_bot_never_runs_twice() {
     let volume = world.name("data");
     // Of a run that was broken off.
     let _ = world.engine.run(&["volume", "rm", "-f", &volume]);
-    let more = "[service.bot]\ntype = \"worker\"\norder = \"stop-first\"\n\
-        docker = { service = \"bot\" }\nstop_grace = \"10s\"\n\
-        [service.mailer]\ntype = \"worker\"\ndocker = { service = \"mailer\" }\nstop_grace = \"1s\"\n";
+    let more = format!(
+        "[service.bot]\ntype = \"worker\"\norder = \"stop-first\"\n\
+        docker = {{ service = \"bot\" }}\nstop_grace = \"10s\"\n\
+        [service.mailer]\ntype = \"worker\"\ndocker = {{ service = \"mailer\" }}\nstop_grace = \"1s\"\n\
+        [[site]]\nhosts = [\"api.localhost\"]\nredirect = false\ntls = \"off\"\nservice = \"api\"\n\
+        [service.api]\ndocker = {{ service = \"api\", port = 3000 }}\nstop_grace = \"1s\"\n\
+        [service.api.health]\npath = \"/healthz\"\ninterval = \"200ms\"\n\
+        [service.api.switch]\nready_timeout = \"15s\"\ndrain = \"2s\"\n{WATCHED}\n"
+    );
     let images = Images::make(&world, &["v1", "v2", "bad"]);
     world.network("net");
     first(&world, &images, "web", &[]);
+    first(&world, &images, "api", &[]);
     let bind = format!("{volume}:/data");
     first(
         &world,
@@ -662,14 +734,19 @@ fn a_stack_is_one_and_its_bot_never_runs_twice() {
         "mailer",
         &["--", "/bin/sh", "-c", "exec sleep 100000"],
     );
-    let edge = Edge::start(&file(WATCHED, more));
+    let edge = Edge::start(&file(WATCHED, &more));
     let shop = Shop {
         world: &world,
         images,
         edge,
     };
-    wait_until("v1 is served", || shop.page() == "v1");
+    let api = || {
+        let answer = exchange(shop.edge.http, "GET", "api.localhost", "/", "");
+        answer.map_or_else(|error| error, |answer| answer.body)
+    };
+    wait_until("v1 is served", || shop.page() == "v1" && api() == "v1");
     let before = shop.containers();
+    let looks = Looks::start(&shop.edge);
 
     // Undone as one.
     let load = Load::start(shop.edge.http);
@@ -678,6 +755,7 @@ fn a_stack_is_one_and_its_bot_never_runs_twice() {
     load.end();
     assert_eq!(ended.code, 4, "{ended:?}\n{}", shop.edge.log());
     assert_eq!(shop.containers(), before);
+    assert_eq!((shop.page(), api()), ("v1".to_owned(), "v1".to_owned()));
 
     // Kept as one: somebody is sure of it.
     let begun = shop.deploy(&["v2", "--no-wait"]);
@@ -687,8 +765,12 @@ fn a_stack_is_one_and_its_bot_never_runs_twice() {
     });
     assert_eq!(shop.edge.proxyctl(&["promote"]).code, 0);
     wait_for(DEPLOY, "it is over", || shop.has_no_deploy());
+    let colors = looks.end();
+    // There, back, and there again.
+    assert_eq!(colors, ["blue", "green", "blue", "green"]);
+    assert_eq!((shop.page(), api()), ("v2".to_owned(), "v2".to_owned()));
     let running = shop.running();
-    assert_eq!(running.len(), 3, "{running:?}");
+    assert_eq!(running.len(), 4, "{running:?}");
     assert!(
         running.iter().all(|name| name.contains("-green-d")),
         "{running:?}"
@@ -705,6 +787,44 @@ fn a_stack_is_one_and_its_bot_never_runs_twice() {
     drop(shop);
     world.remove_all();
     let _ = world.engine.run(&["volume", "rm", "-f", &volume]);
+}
+
+/// Looks at the status again and again: the live colors of a stack, in the order in which they came.
+struct Looks {
+    stop: Arc<AtomicBool>,
+    looking: std::thread::JoinHandle<Vec<String>>,
+}
+
+impl Looks {
+    fn start(edge: &Edge) -> Self {
+        let stop: Arc<AtomicBool> = Arc::default();
+        let is_over = Arc::clone(&stop);
+        let mut command = edge.proxyctl_command();
+        command.args(["status", "--json"]);
+        let looking = std::thread::spawn(move || {
+            let mut colors: Vec<String> = Vec::new();
+            while !is_over.load(Ordering::Relaxed) {
+                let shown = finish(&mut command);
+                let status: Value = serde_json::from_str(&shown.stdout).expect("a status");
+                let services = status["services"].as_array().expect("services");
+                let live = services.iter().filter(|one| one["live"].is_string());
+                let live: BTreeSet<_> = live.map(|one| one["live"].to_string()).collect();
+                assert_eq!(live.len(), 1, "one color at a time: {status}");
+                let live = live.into_iter().next().unwrap_or_default();
+                let live = live.trim_matches('"').to_owned();
+                if colors.last() != Some(&live) {
+                    colors.push(live);
+                }
+            }
+            colors
+        });
+        Self { stop, looking }
+    }
+
+    fn end(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.looking.join().expect("one color at a time")
+    }
 }
 
 /// Where it is killed: around every record of a good deploy, and of one that is undone.

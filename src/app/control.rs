@@ -44,6 +44,9 @@ impl Control for DaemonControl {
             Some(id) => switchboard.knows(id).await,
             None => false,
         };
+        if !known {
+            self.is_free(&request.services)?;
+        }
         if !known && !request.force {
             self.check_quarantine(&switchboard, &request)?;
         }
@@ -86,7 +89,8 @@ impl Control for DaemonControl {
         reporter: Reporter,
     ) -> Result<Outcome, ControlError> {
         let (id, why) = (request.id.clone(), request.why.clone());
-        // A running deploy is undone by its switch, or called off.
+        self.is_free(&[])?;
+        // A running deploy is undone by its switch.
         if self.0.deploys.progress().is_none()
             && let Some(outcome) = deploy::to_kept(&self.0, &actor, id, why, &reporter).await
         {
@@ -173,6 +177,14 @@ impl Control for DaemonControl {
 }
 
 impl DaemonControl {
+    /// Whether a person may move the requests of these services (empty: of all).
+    fn is_free(&self, services: &[ServiceName]) -> Result<(), ControlError> {
+        match self.0.deploys.holds(services) {
+            None => Ok(()),
+            Some(why) => Err(ControlError::new(ErrorCode::Busy, why)),
+        }
+    }
+
     fn switchboard(&self) -> Result<Switchboard, ControlError> {
         let started = self.0.switchboard.get().cloned();
         started.ok_or_else(|| ControlError::new(ErrorCode::NotReady, "the daemon is starting"))

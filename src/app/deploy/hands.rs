@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 use tracing::warn;
 
 use super::Told;
+use super::unsettled;
 use crate::app::daemon::Daemon;
 use crate::clock;
 use crate::deploy::container::label;
@@ -139,7 +140,10 @@ impl Hands {
         };
         match action {
             Action::Pull(n) => self.pull(client, run, n).await,
-            Action::Displace(n) => displace(client, member(n)?).await,
+            Action::Displace(n) => match unsettled(&self.daemon, &run.plan) {
+                Some(why) => Err(Failure::from(why)),
+                None => displace(client, member(n)?).await,
+            },
             Action::PutBack(n) => put_back(client, member(n)?).await,
             Action::Create(n) => create(client, run, member(n)?).await,
             Action::Start(n) => start(client, member(n)?).await,

@@ -77,6 +77,7 @@ struct Handle {
     command: Option<String>,
     actor: String,
     release: String,
+    services: Vec<ServiceName>,
     stage: watch::Receiver<Option<Stage>>,
     since_ms: u64,
     news: broadcast::Sender<Told>,
@@ -215,6 +216,19 @@ impl Deploys {
         }
         let news = handle.news.subscribe();
         handle.abort.send(by.to_string()).ok().map(|()| news)
+    }
+
+    /// Why nobody may move the requests of these services (empty: of all): a deploy prepares their
+    /// idle color.
+    pub(super) fn holds(&self, services: &[ServiceName]) -> Option<String> {
+        let handle = self.running()?;
+        let mut held = handle.services.iter();
+        let is_held = services.is_empty() || held.any(|one| services.contains(one));
+        let is_early = *handle.can_abort.borrow();
+        (is_held && is_early).then(|| {
+            let busy = busy(&handle);
+            format!("{busy}; `proxyctl abort` calls it off")
+        })
     }
 
     /// The end of a run that was asked for with this id, or its news.
@@ -396,6 +410,9 @@ pub(super) async fn begin(
 ) -> Result<broadcast::Receiver<Told>, Denied> {
     let turn = turn(daemon).await?;
     let (id, plan) = plan(daemon, wanted).await?;
+    if let Some(why) = unsettled(daemon, &plan) {
+        return Err(Denied::Busy(why));
+    }
     let run = Run {
         id,
         command,
@@ -418,26 +435,47 @@ pub(super) async fn begin(
 /// Somebody else has it.
 async fn turn(daemon: &Daemon) -> Result<tokio::sync::OwnedMutexGuard<()>, Denied> {
     const LAST_WORDS: Duration = Duration::from_secs(5);
-    let busy = |handle: &Handle| {
-        let stage = handle.stage.borrow();
-        let stage = stage
-            .as_ref()
-            .map_or("it begins", |stage| stage.text.as_str());
-        let age = clock::epoch_ms(clock::wall()).saturating_sub(handle.since_ms) / 1_000;
-        Denied::Busy(format!(
-            "a deploy of {} by {} is running for {age} s: {stage}",
-            handle.release, handle.actor
-        ))
-    };
     if let Some(handle) = daemon.deploys.running() {
-        return Err(busy(&handle));
+        return Err(Denied::Busy(busy(&handle)));
     }
     let turn = Arc::clone(&daemon.deploys.turn).lock_owned();
     let turn = tokio::time::timeout(LAST_WORDS, turn).await;
     turn.map_err(|_| match daemon.deploys.running() {
-        Some(handle) => busy(&handle),
+        Some(handle) => Denied::Busy(busy(&handle)),
         None => Denied::Busy("a deploy begins, or containers are tidied up".to_owned()),
     })
+}
+
+/// Why the idle color of a stack may not be touched: requests may have to go back to it, or are in it.
+fn unsettled(daemon: &Daemon, plan: &Plan) -> Option<String> {
+    let stacks = daemon.switchboard.get()?.status();
+    let stack = stacks.iter().find(|stack| stack.stack == plan.stack)?;
+    if let Some(run) = &stack.run {
+        let (actor, phase) = (&run.actor, stack.phase.as_str());
+        return Some(format!("a switch by {actor} is running: {phase}"));
+    }
+    let drain = stack.drains.first()?;
+    let left = drain.deadline.map(|deadline| {
+        let left = deadline.saturating_duration_since(clock::now());
+        format!(", for at most {} s", left.as_secs())
+    });
+    Some(format!(
+        "the color that {} was switched from still finishes its requests{}",
+        drain.service,
+        left.unwrap_or_default()
+    ))
+}
+
+fn busy(handle: &Handle) -> String {
+    let stage = handle.stage.borrow();
+    let stage = stage
+        .as_ref()
+        .map_or("it begins", |stage| stage.text.as_str());
+    let age = clock::epoch_ms(clock::wall()).saturating_sub(handle.since_ms) / 1_000;
+    format!(
+        "a deploy of {} by {} is running for {age} s: {stage}",
+        handle.release, handle.actor
+    )
 }
 
 /// Goes on with what a restart found. Waits until the engine can be reached.

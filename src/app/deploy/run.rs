@@ -33,6 +33,7 @@ pub(super) fn start(
         command: run.command.clone(),
         actor: run.actor.clone(),
         release: run.plan.release.clone(),
+        services: run.plan.services(),
         stage: staged,
         since_ms: run.at_ms,
         news: news.clone(),

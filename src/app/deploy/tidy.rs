@@ -3,14 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::view::{Traffic, role};
 use super::{Denied, containers, of_ours};
-use crate::admin::wire::Done;
+use crate::admin::wire::{ContainerRole, Done};
 use crate::app::daemon::Daemon;
 use crate::deploy::container::label;
-use crate::deploy::{Book, Container};
+use crate::deploy::{Book, Container, owner};
 use crate::docker::Client;
+use crate::model::ServiceName;
+use crate::switch::{Phase, Switchboard};
 
-/// Removes the kept releases and whatever earlier deploys and jobs have left.
+/// Removes the kept releases, the containers of idle slots, and whatever earlier deploys and jobs
+/// have left.
 pub(in crate::app) async fn cleanup(daemon: &Arc<Daemon>) -> Result<Done, Denied> {
     let _turn = super::turn(daemon).await?;
     let client = daemon.deploys.engine(daemon).await?;
@@ -30,39 +34,8 @@ pub(in crate::app) async fn reset(daemon: &Arc<Daemon>) -> Result<Done, Denied> 
         let Some(live) = &releases.live else {
             continue;
         };
-        let [name] = &live.containers[..] else {
-            let told = format!(
-                "{service} has {} containers, which keep their names",
-                live.containers.len()
-            );
-            done.warnings.push(told);
-            continue;
-        };
-        let Some(found) = all.iter().find(|one| one.name == *name) else {
-            continue;
-        };
-        let Some(first) = found.label(label::FIRST_NAME).filter(|first| first != name) else {
-            continue;
-        };
-        if all.iter().any(|one| one.name == first) {
-            done.warnings
-                .push(format!("{first} is there already: {name} keeps its name"));
-            continue;
-        }
-        client.rename(name, first).await?;
-        let (service, name, first) = (service.clone(), name.clone(), first.to_owned());
-        done.done.push(format!("{name} is called {first}"));
-        let saved = daemon.deploys.change(|book| {
-            let live = book.releases.get_mut(&service);
-            if let Some(live) = live.and_then(|releases| releases.live.as_mut()) {
-                if let Some(policy) = live.policies.remove(&name) {
-                    live.policies.insert(first.clone(), policy);
-                }
-                live.containers = vec![first.clone()];
-            }
-        });
-        if let Err(error) = saved.await {
-            done.warnings.push(format!("NOT ON DISK ({error})"));
+        for name in &live.containers {
+            name_back(daemon, &client, &all, (service, name), &mut done).await?;
         }
     }
     if done.done.is_empty() {
@@ -72,20 +45,83 @@ pub(in crate::app) async fn reset(daemon: &Arc<Daemon>) -> Result<Done, Denied> 
     Ok(done)
 }
 
+/// Gives a live container the name that its first one had.
+async fn name_back(
+    daemon: &Daemon,
+    client: &Client,
+    all: &[Container],
+    (service, name): (&ServiceName, &String),
+    done: &mut Done,
+) -> Result<(), Denied> {
+    let found = all.iter().find(|one| one.name == *name);
+    let first = found.and_then(|found| found.label(label::FIRST_NAME));
+    let Some(first) = first.filter(|first| first != name) else {
+        return Ok(());
+    };
+    if all.iter().any(|one| one.name == first) {
+        done.warnings
+            .push(format!("{first} is there already: {name} keeps its name"));
+        return Ok(());
+    }
+    client.rename(name, first).await?;
+    done.done.push(format!("{name} is called {first}"));
+    let saved = daemon.deploys.change(|book| {
+        let live = book.releases.get_mut(service);
+        if let Some(live) = live.and_then(|releases| releases.live.as_mut()) {
+            if let Some(policy) = live.policies.remove(name) {
+                live.policies.insert(first.to_owned(), policy);
+            }
+            for known in live.containers.iter_mut().filter(|known| *known == name) {
+                first.clone_into(known);
+            }
+        }
+    });
+    if let Err(error) = saved.await {
+        done.warnings.push(format!("NOT ON DISK ({error})"));
+    }
+    Ok(())
+}
+
 async fn remove_idle(daemon: &Arc<Daemon>, client: &Client) -> Result<Done, Denied> {
     let mut done = Done::default();
     let book = daemon.deploys.book();
-    let serving = serving(daemon);
-    let mut spared = BTreeSet::new();
-    for one in of_ours(daemon, containers(client).await?) {
-        let Some(why) = is_left_over(&book, &one) else {
-            continue;
+    let services = daemon.config.load().services.clone();
+    let (traffic, moving) = (Traffic::now(daemon), moving(daemon));
+    let all = of_ours(daemon, containers(client).await?);
+    let role = |one: &Container| role(&book, &traffic, owner(&services, one).as_ref(), one);
+    let is_live = |one: &&Container| one.is_up() && role(one) == Some(ContainerRole::Live);
+    let working: BTreeSet<_> = (all.iter().filter(is_live))
+        .filter_map(|one| owner(&services, one))
+        .collect();
+    let (mut spared, mut removed) = (BTreeSet::new(), BTreeSet::new());
+    for one in &all {
+        let service = owner(&services, one);
+        let is_working = service.as_ref().is_some_and(|name| working.contains(name));
+        let why = match role(one) {
+            // A service that is down needs what it has.
+            Some(ContainerRole::Idle) if is_working => "idle",
+            Some(
+                ContainerRole::Idle
+                | ContainerRole::Live
+                | ContainerRole::New
+                | ContainerRole::Unknown,
+            )
+            | None => continue,
+            Some(ContainerRole::Kept | ContainerRole::LeftOver | ContainerRole::Job) => {
+                match is_left_over(&book, one) {
+                    Some(why) => why,
+                    None => continue,
+                }
+            }
         };
-        // Somebody has switched to it since.
-        if one.is_up() && serving.contains(&one.id) {
-            let told = format!("{} ({why}) serves requests now: left alone", one.name);
+        let is_moving = service.as_ref().is_some_and(|name| moving.contains(name));
+        if is_moving && one.label(label::JOB).is_none() {
+            let told = format!(
+                "{} ({why}) is left alone: its service is in the middle of a switch",
+                one.name
+            );
             done.warnings.push(told);
-            spared.insert(one.name);
+            spared.insert(one.name.clone());
             continue;
         }
         client.stop(&one.name, None).await?;
@@ -96,11 +132,15 @@ async fn remove_idle(daemon: &Arc<Daemon>, client: &Client) -> Result<Done, Deni
         }
         client.remove(&one.name).await?;
         done.done.push(format!("{} removed ({why})", one.name));
+        removed.insert(one.name.clone());
     }
     let saved = daemon.deploys.change(|book| {
         for releases in book.releases.values_mut() {
             releases.kept = (releases.kept.take())
                 .filter(|kept| kept.containers.iter().any(|name| spared.contains(name)));
+            // Somebody had switched away from it.
+            releases.live = (releases.live.take())
+                .filter(|live| !live.containers.iter().all(|name| removed.contains(name)));
         }
     });
     if let Err(error) = saved.await {
@@ -113,16 +153,13 @@ async fn remove_idle(daemon: &Arc<Daemon>, client: &Client) -> Result<Done, Deni
     Ok(done)
 }
 
-/// Ids of the containers of live slots.
-fn serving(daemon: &Daemon) -> BTreeSet<String> {
-    let live = super::live(daemon);
-    let discovered = daemon.discovery.discovered();
-    let members = discovered.members.iter();
-    let serve = members.filter(|(_, slots)| {
-        let mut slots = slots.iter();
-        slots.any(|(service, color)| live.get(service) == Some(color))
-    });
-    serve.map(|(id, _)| id.clone()).collect()
+/// Services whose switch is not over: the slot that they came from is needed yet.
+fn moving(daemon: &Daemon) -> BTreeSet<ServiceName> {
+    let stacks = daemon.switchboard.get().map(Switchboard::status);
+    let stacks = stacks.iter().flat_map(|stacks| stacks.iter());
+    let unsettled = stacks.filter(|stack| stack.phase != Phase::Idle || !stack.drains.is_empty());
+    let services = unsettled.flat_map(|stack| &stack.services);
+    services.map(|one| one.service.clone()).collect()
 }
 
 fn live_names(book: &Book) -> Vec<&str> {

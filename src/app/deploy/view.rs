@@ -1,6 +1,6 @@
 //! What containers there are, looked at in the background.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::admin::wire::{ContainerRole, ContainerStatus};
 use crate::app::daemon::Daemon;
 use crate::clock;
 use crate::deploy::container::label;
-use crate::deploy::{Book, Container, Health, State, owner};
+use crate::deploy::{Book, Container, Health, Installed, State, owner};
 use crate::docker::Client;
 use crate::model::{Color, ServiceName};
 
@@ -84,13 +84,12 @@ fn is_wanted(daemon: &Daemon) -> bool {
 async fn look(daemon: &Daemon) -> Result<(), crate::docker::DockerError> {
     let client = daemon.deploys.engine(daemon).await?;
     let all = of_ours(daemon, containers(&client).await?);
-    let book = daemon.deploys.book();
-    let live = live(daemon);
+    let (book, traffic) = (daemon.deploys.book(), Traffic::now(daemon));
     let mut shown = Vec::new();
     let services = daemon.config.load().services.clone();
     for one in &all {
         let service = owner(&services, one);
-        let Some(role) = role(&book, &live, service.as_ref(), one) else {
+        let Some(role) = role(&book, &traffic, service.as_ref(), one) else {
             continue;
         };
         shown.push(status(daemon, &client, &book, service, role, one).await);
@@ -100,37 +99,72 @@ async fn look(daemon: &Daemon) -> Result<(), crate::docker::DockerError> {
     Ok(())
 }
 
+/// Where requests go.
+pub(super) struct Traffic {
+    live: BTreeMap<ServiceName, Color>,
+    /// Ids of the containers of live slots.
+    serving: BTreeSet<String>,
+}
+
+impl Traffic {
+    pub(super) fn now(daemon: &Daemon) -> Self {
+        let live = live(daemon);
+        let discovered = daemon.discovery.discovered();
+        let members = discovered.members.iter();
+        let serve = members.filter(|(_, slots)| {
+            let mut slots = slots.iter();
+            slots.any(|(service, color)| live.get(service) == Some(color))
+        });
+        let serving = serve.map(|(id, _)| id.clone()).collect();
+        Self { live, serving }
+    }
+
+    /// Whether requests go to a container.
+    pub(super) fn reaches(&self, one: &Container) -> bool {
+        one.is_up() && self.serving.contains(&one.id)
+    }
+}
+
 /// What a container is for; `None`: it has nothing to do with any service.
-fn role(
+pub(super) fn role(
     book: &Book,
-    live: &BTreeMap<ServiceName, Color>,
+    traffic: &Traffic,
     service: Option<&ServiceName>,
     one: &Container,
 ) -> Option<ContainerRole> {
     if one.label(label::JOB).is_some() {
         return Some(ContainerRole::Job);
     }
-    let is_in = |names: &[String]| names.contains(&one.name);
     if let Some(run) = &book.running {
         let mut new = run.plan.members.iter().flat_map(|member| &member.new);
         if new.any(|new| new.name == one.name) {
             return Some(ContainerRole::New);
         }
     }
-    let known = service.and_then(|service| book.releases.get(service));
-    let in_live = known.and_then(|known| known.live.as_ref());
-    if in_live.is_some_and(|installed| is_in(&installed.containers)) {
+    if traffic.reaches(one) {
         return Some(ContainerRole::Live);
     }
-    let in_kept = known.and_then(|known| known.kept.as_ref());
-    if in_kept.is_some_and(|installed| is_in(&installed.containers)) {
+    let known = service.and_then(|service| book.releases.get(service));
+    let color = service.and_then(|service| traffic.live.get(service).copied());
+    let is_in = |installed: &&Installed| installed.containers.contains(&one.name);
+    if let Some(installed) = known.and_then(|it| it.live.as_ref()).filter(is_in) {
+        // Unless somebody has switched since.
+        return Some(match color.is_none_or(|color| color == installed.color) {
+            true => ContainerRole::Live,
+            false => ContainerRole::Idle,
+        });
+    }
+    if known
+        .and_then(|it| it.kept.as_ref())
+        .filter(is_in)
+        .is_some()
+    {
         return Some(ContainerRole::Kept);
     }
     if tidy::is_left_over(book, one).is_some() {
         return Some(ContainerRole::LeftOver);
     }
-    let service = service?;
-    let color = live.get(service).copied();
+    service?;
     let is_live = match (one.color(), color) {
         (Some(own), Some(color)) => own == color,
         // Nothing was ever deployed: the only one there is.

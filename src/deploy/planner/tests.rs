@@ -432,6 +432,26 @@ fn a_rollback_starts_what_was_kept() {
 }
 
 #[test]
+fn a_service_has_the_containers_of_the_project_that_is_served_and_no_others() {
+    let config = config(SHOP);
+    let of = |name: &'static str, project: &'static str| {
+        container(name, "web", move |inspect| {
+            inspect["Config"]["Labels"][label::COMPOSE_PROJECT] = json!(project);
+        })
+    };
+    let mine = of("a", "shop");
+    let all = || vec![of("a", "shop"), of("b", "shop-green"), of("c", "other")];
+    let seen = |served: &BTreeMap<String, BTreeSet<ServiceName>>| {
+        let left = super::ours(&config.services, served, all());
+        left.into_iter().map(|one| one.name).collect::<Vec<_>>()
+    };
+    let served = [(mine.id, BTreeSet::from(["web".into()]))].into();
+    assert_eq!(seen(&served), ["a", "b"], "the colors of a project are one");
+    // Nobody has seen yet whose it is.
+    assert_eq!(seen(&BTreeMap::new()), ["a", "b", "c"]);
+}
+
+#[test]
 fn only_what_was_rolled_back_of_these_services_is_held_against_the_image() {
     let mut world = World::shop();
     let held = |service: &str| Quarantined {

@@ -27,11 +27,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cutover::admin::wire::{ControlError, ErrorCode};
+use crate::admin::wire::{ControlError, ErrorCode};
 
-use crate::output::Output;
+use crate::ctl::output::Output;
 
-fn main() -> ExitCode {
+/// Runs `proxyctl` with the arguments of this process.
+#[must_use]
+pub fn main() -> ExitCode {
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(usage(&error)),

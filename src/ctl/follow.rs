@@ -1,10 +1,10 @@
 //! Shows a long verb while it runs, and how it ended.
 
-use cutover::admin::wire::{ControlError, Outcome, OutcomeBody, OutcomeKind, Progress};
+use crate::admin::wire::{ControlError, Outcome, OutcomeBody, OutcomeKind, Progress};
 
-use crate::output::Output;
-use crate::switch_line::{deploy_line, switch_line};
-use crate::text::{Line, Style};
+use crate::ctl::output::Output;
+use crate::ctl::switch_line::{deploy_line, switch_line};
+use crate::ctl::text::{Line, Style};
 
 /// Exit code after Ctrl-C, as a shell gives it for SIGINT (128 + 2).
 pub(crate) const DETACHED: u8 = 130;

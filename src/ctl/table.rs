@@ -1,14 +1,14 @@
 //! `status` as people read it.
 
-use cutover::admin::wire::{
+use crate::admin::wire::{
     Certificate, DockerStatus, FreezeStatus, HoldStatus, MaintenanceStatus, ServiceState,
     ServiceStatus, SlotStatus, Status, UpstreamStatus,
 };
-use cutover::model::Color;
+use crate::model::Color;
 
-use crate::containers;
-use crate::switch_line::{deploy_line, drain_line, switch_line};
-use crate::text::{DASH, Line, Style, latency, percent, rate, span};
+use crate::ctl::containers;
+use crate::ctl::switch_line::{deploy_line, drain_line, switch_line};
+use crate::ctl::text::{DASH, Line, Style, latency, percent, rate, span};
 
 /// The whole status. Columns are aligned over all services.
 pub(crate) fn status(status: &Status) -> Vec<Line> {

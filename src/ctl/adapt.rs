@@ -4,12 +4,12 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 
-use cutover::admin::wire::{ControlError, ErrorCode};
-use cutover::compat;
-use cutover::config::{Diagnostic, Env, Severity};
+use crate::admin::wire::{ControlError, ErrorCode};
+use crate::compat;
+use crate::config::{Diagnostic, Env, Severity};
 
-use crate::output::Output;
-use crate::text::{Line, Style};
+use crate::ctl::output::Output;
+use crate::ctl::text::{Line, Style};
 
 /// Writes it to stdout or a new file, and what has no equivalent to stderr. Exit code 1 if there is such a line.
 pub(crate) fn adapt(output: &Output, file: &Path, out: Option<&Path>) -> u8 {

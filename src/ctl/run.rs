@@ -3,20 +3,20 @@
 use std::future::Future;
 use std::time::Duration;
 
-use cutover::admin::client::Client;
-use cutover::admin::socket;
-use cutover::admin::wire::{
+use crate::admin::client::Client;
+use crate::admin::socket;
+use crate::admin::wire::{
     ControlError, DecisionRequest, DeployRequest, Done, ErrorCode, ExplainReport, ExplainRequest,
     HistoryRequest, JobRequest, Operation, Outcome, ReloadReport, RenewRequest, RollbackRequest,
     Status, SwitchRequest,
 };
-use cutover::app::rehearse;
+use crate::app::rehearse;
 
-use crate::args::{Certs, Cli, Deploy, Explain, Notify, OnOff, Strategy, Switch, Verb};
-use crate::follow::Follower;
-use crate::output::Output;
-use crate::text::{Line, Style};
-use crate::{
+use crate::ctl::args::{Certs, Cli, Deploy, Explain, Notify, OnOff, Strategy, Switch, Verb};
+use crate::ctl::follow::Follower;
+use crate::ctl::output::Output;
+use crate::ctl::text::{Line, Style};
+use crate::ctl::{
     adapt, certs, doctor, drain, env_file, explain, hash_password, history, judge, offline, table,
     watch,
 };

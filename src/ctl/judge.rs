@@ -1,8 +1,8 @@
 //! `judge`: the evidence of a running watch, and recorded switches.
 
-use cutover::admin::wire::{JudgeReport, JudgeService, ReplayReport, Share};
+use crate::admin::wire::{JudgeReport, JudgeService, ReplayReport, Share};
 
-use crate::text::{Line, Style, span};
+use crate::ctl::text::{Line, Style, span};
 
 /// A line for each service; with `explain` every number and what it means.
 pub(crate) fn lines(report: &JudgeReport, explain: bool) -> Vec<Line> {

@@ -1,8 +1,8 @@
 //! `history` as people read it.
 
-use cutover::admin::wire::{Entry, HistoryReport};
+use crate::admin::wire::{Entry, HistoryReport};
 
-use crate::text::{Line, Style, span};
+use crate::ctl::text::{Line, Style, span};
 
 /// A line for each thing that was done, the newest first, and one below it for why.
 pub(crate) fn lines(report: &HistoryReport) -> Vec<Line> {

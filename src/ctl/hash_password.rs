@@ -5,13 +5,13 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 
-use cutover::admin::wire::{ControlError, ErrorCode};
-use cutover::config::step::Hashed;
+use crate::admin::wire::{ControlError, ErrorCode};
+use crate::config::step::Hashed;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::output::Output;
+use crate::ctl::output::Output;
 
 /// Longest password that is read, in bytes.
 const LONGEST: u64 = 4_096;

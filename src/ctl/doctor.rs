@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use cutover::admin::client::Client;
-use cutover::admin::socket;
-use cutover::admin::wire::{ControlError, ErrorCode, Operation};
-use cutover::app::{Finding, Level};
-use cutover::compat;
-use cutover::config::{self, Found};
+use crate::admin::client::Client;
+use crate::admin::socket;
+use crate::admin::wire::{ControlError, ErrorCode, Operation};
+use crate::app::{Finding, Level};
+use crate::compat;
+use crate::config::{self, Found};
 
-use crate::output::Output;
-use crate::text::{Line, Style};
+use crate::ctl::output::Output;
+use crate::ctl::text::{Line, Style};
 
 /// Exit code 1 if there is a problem; warnings do not count.
 pub(crate) async fn doctor(
@@ -34,7 +34,7 @@ pub(crate) async fn doctor(
             None => by_hand(output, file.as_deref()),
         };
     }
-    let found = cutover::app::doctor(file.as_deref(), running).await;
+    let found = crate::app::doctor(file.as_deref(), running).await;
     let problem = found.iter().any(|one| one.level == Level::Problem);
     if output.json {
         output.document(&serde_json::json!({"findings": found, "running": running}));
@@ -63,7 +63,7 @@ async fn by_the_daemon(output: &Output, client: &Client) -> u8 {
 /// would have it.
 fn by_hand(output: &Output, file: Option<&Path>) -> u8 {
     let failed = |message: String| output.error(ControlError::new(ErrorCode::Failed, message));
-    let config = match file.map_or_else(cutover::app::without_a_file, compat::load) {
+    let config = match file.map_or_else(crate::app::without_a_file, compat::load) {
         Ok(config) => config,
         Err(errors) => {
             return output.error(
@@ -72,7 +72,7 @@ fn by_hand(output: &Output, file: Option<&Path>) -> u8 {
             );
         }
     };
-    match cutover::app::repair(&config.state_dir) {
+    match crate::app::repair(&config.state_dir) {
         Ok(done) if output.json => output.document(&serde_json::json!({"done": done})),
         Ok(done) if done.is_empty() => say(output, &["the journal is not damaged".to_owned()]),
         Ok(done) => say(output, &done),

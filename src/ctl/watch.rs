@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use cutover::admin::client::Client;
-use cutover::admin::wire::{ControlError, ErrorCode, Status};
+use crate::admin::client::Client;
+use crate::admin::wire::{ControlError, ErrorCode, Status};
 
-use crate::output::Output;
-use crate::table;
-use crate::text::{Line, Style};
+use crate::ctl::output::Output;
+use crate::ctl::table;
+use crate::ctl::text::{Line, Style};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(1);

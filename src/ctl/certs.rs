@@ -1,8 +1,8 @@
 //! `certs` as people read it.
 
-use cutover::admin::wire::{CertificateOrigin, CertificateReport, CertificateStatus};
+use crate::admin::wire::{CertificateOrigin, CertificateReport, CertificateStatus};
 
-use crate::text::{Line, Style, span};
+use crate::ctl::text::{Line, Style, span};
 
 /// A line for each host, and what is wrong or planned below it.
 pub(crate) fn lines(report: &CertificateReport) -> Vec<Line> {

@@ -1,9 +1,9 @@
 //! A running switch or drain in one line.
 
-use cutover::admin::wire::{DeployStatus, DrainStatus, InFlight, Phase, SwitchStatus, Tally};
+use crate::admin::wire::{DeployStatus, DrainStatus, InFlight, Phase, SwitchStatus, Tally};
 
-use crate::table::color_style;
-use crate::text::{Line, Style, count, latency, percent, span};
+use crate::ctl::table::color_style;
+use crate::ctl::text::{Line, Style, count, latency, percent, span};
 
 /// `observe green ▰▰▰▰▱▱▱▱▱▱ 2m10s of 5m, 3100 of 5000 requests, errors 0.12% (before 0.10%)`.
 pub(crate) fn switch_line(switch: &SwitchStatus) -> Line {
@@ -147,8 +147,8 @@ fn left(in_flight: InFlight) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cutover::admin::wire::GateFailure;
-    use cutover::model::Color;
+    use crate::admin::wire::GateFailure;
+    use crate::model::Color;
 
     fn observing() -> SwitchStatus {
         SwitchStatus {

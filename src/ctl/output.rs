@@ -5,9 +5,9 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 use terminal_size::{Height, Width};
 
-use cutover::admin::wire::{ControlError, ErrorBody};
+use crate::admin::wire::{ControlError, ErrorBody};
 
-use crate::text::{Line, Style};
+use crate::ctl::text::{Line, Style};
 
 /// Stdout and stderr of this process. A reader that went away is not an error: there is nobody
 /// left to tell.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use cutover::admin::client::Client;
-use cutover::admin::wire::{DrainStatus, ServiceStatus};
-use cutover::model::ServiceName;
+use crate::admin::client::Client;
+use crate::admin::wire::{DrainStatus, ServiceStatus};
+use crate::model::ServiceName;
 
-use crate::output::Output;
-use crate::switch_line::drain_line;
-use crate::text::{Line, Style, span};
+use crate::ctl::output::Output;
+use crate::ctl::switch_line::drain_line;
+use crate::ctl::text::{Line, Style, span};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(1);

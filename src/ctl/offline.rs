@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cutover::admin::wire::{ControlError, ErrorCode, ExplainReport, ExplainRequest};
+use crate::admin::wire::{ControlError, ErrorCode, ExplainReport, ExplainRequest};
 
 /// `explain --config FILE`: the answer by a file alone. Health and live colors are unknown
 /// then, so the color is the one a first start would make live.
@@ -13,12 +13,12 @@ pub(crate) fn explain(
     file: &Path,
     request: &ExplainRequest,
 ) -> Result<ExplainReport, ControlError> {
-    let config = cutover::compat::load(file).map_err(|diagnostics| {
+    let config = crate::compat::load(file).map_err(|diagnostics| {
         ControlError::new(
             ErrorCode::InvalidConfig,
             format!("{} has errors", file.display()),
         )
         .with_details(diagnostics.0.iter().map(ToString::to_string))
     })?;
-    cutover::app::explain_offline(&config, request)
+    crate::app::explain_offline(&config, request)
 }

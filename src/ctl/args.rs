@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use cutover::model::{Color, Release, ServiceName};
+use crate::model::{Color, Release, ServiceName};
 
 /// Asks a running cutover what it does, and tells it what to do.
 #[derive(Debug, Parser)]
@@ -323,7 +323,7 @@ pub(crate) enum Notify {
 
 fn color(text: &str) -> Result<Color, String> {
     text.parse()
-        .map_err(|error: cutover::model::UnknownColor| error.to_string())
+        .map_err(|error: crate::model::UnknownColor| error.to_string())
 }
 
 fn service(text: &str) -> Result<ServiceName, String> {

@@ -1,9 +1,9 @@
 //! `explain` as people read it.
 
-use cutover::admin::wire::{ExplainReport, ExplainRequest};
+use crate::admin::wire::{ExplainReport, ExplainRequest};
 
-use crate::table::color_style;
-use crate::text::{DASH, Line, Style};
+use crate::ctl::table::color_style;
+use crate::ctl::text::{DASH, Line, Style};
 
 pub(crate) fn lines(request: &ExplainRequest, report: &ExplainReport) -> Vec<Line> {
     let mut lines =

@@ -1,9 +1,9 @@
 //! Containers and jobs as people read them.
 
-use cutover::admin::wire::{ContainerRole, ContainerStatus, JobStatus};
+use crate::admin::wire::{ContainerRole, ContainerStatus, JobStatus};
 
-use crate::table::color_style;
-use crate::text::{Line, Style, span};
+use crate::ctl::table::color_style;
+use crate::ctl::text::{Line, Style, span};
 
 /// A line for each container, aligned.
 pub(crate) fn lines(containers: &[ContainerStatus]) -> Vec<Line> {
