@@ -3,7 +3,8 @@
 //! The map of the crate is in `ARCHITECTURE.md`; rows import only from rows below:
 //!
 //! ```text
-//! wiring    app   ctl
+//! command   ctl
+//! wiring    app
 //! control   admin
 //! planes    proxy   switch   health   acme   docker   deploy   notify
 //! shared    pool   tls   http   history   files

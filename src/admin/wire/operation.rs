@@ -49,9 +49,9 @@ pub enum Operation {
     Unfreeze {},
     /// The journal is written anew from memory, and switches are allowed again.
     Repair {},
-    /// Kept releases are removed, and what deploys and jobs have left.
+    /// Kept releases and idle containers are removed, and what deploys and jobs have left.
     Cleanup {},
-    /// As `cleanup`, and the only live container of a service gets its first name back.
+    /// As `cleanup`, and the live containers get their first names back.
     Reset {},
     /// Every target of notifications is sent a test.
     NotifyTest {},

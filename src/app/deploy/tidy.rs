@@ -20,7 +20,7 @@ pub(in crate::app) async fn cleanup(daemon: &Arc<Daemon>) -> Result<Done, Denied
     let client = daemon.deploys.engine(daemon).await?;
     let done = remove_idle(daemon, &client).await?;
     super::refresh(daemon).await;
-    Ok(done)
+    Ok(told(done, "there is nothing to clean up"))
 }
 
 /// As [`cleanup`], and gives the live containers their first names back.
@@ -38,11 +38,15 @@ pub(in crate::app) async fn reset(daemon: &Arc<Daemon>) -> Result<Done, Denied> 
             name_back(daemon, &client, &all, (service, name), &mut done).await?;
         }
     }
-    if done.done.is_empty() {
-        done.done.push("there is nothing to reset".to_owned());
-    }
     super::refresh(daemon).await;
-    Ok(done)
+    Ok(told(done, "there is nothing to reset"))
+}
+
+fn told(mut done: Done, nothing: &str) -> Done {
+    if done.done.is_empty() && done.warnings.is_empty() {
+        done.done.push(nothing.to_owned());
+    }
+    done
 }
 
 /// Gives a live container the name that its first one had.
@@ -124,7 +128,11 @@ async fn remove_idle(daemon: &Arc<Daemon>, client: &Client) -> Result<Done, Deni
             spared.insert(one.name.clone());
             continue;
         }
-        client.stop(&one.name, None).await?;
+        let configured = services
+            .iter()
+            .find(|known| Some(&known.name) == service.as_ref());
+        let grace = configured.and_then(|known| known.stop_grace);
+        client.stop(&one.name, grace).await?;
         if one.declared_color().is_some() {
             let told = format!("{} is declared by Compose: stopped, not removed", one.name);
             done.warnings.push(told);
@@ -146,9 +154,6 @@ async fn remove_idle(daemon: &Arc<Daemon>, client: &Client) -> Result<Done, Deni
     if let Err(error) = saved.await {
         done.warnings
             .push(format!("NOT ON DISK ({error}): a restart would forget it"));
-    }
-    if done.done.is_empty() && done.warnings.is_empty() {
-        done.done.push("there is nothing to clean up".to_owned());
     }
     Ok(done)
 }
@@ -190,11 +195,17 @@ pub(super) fn is_left_over(book: &Book, one: &Container) -> Option<&'static str>
         let waits = book
             .schedule
             .values()
-            .any(|ran| ran.ended_ms.is_none() && one.name.starts_with(&ran.container));
+            .any(|ran| ran.ended_ms.is_none() && is_of(&ran.container, &one.name));
         return (!waits && !one.is_up()).then_some("a job that has ended");
     }
     let service = one.label(label::SERVICE);
     let is_known = service.is_some_and(|service| book.releases.contains_key(service));
     let is_ours = one.label(label::DEPLOY).is_some();
     (is_ours && is_known).then_some("left by a deploy")
+}
+
+/// Whether a container is that of a run, or the one that verifies it; a run that has just begun has
+/// none yet.
+fn is_of(run: &str, name: &str) -> bool {
+    !run.is_empty() && name.starts_with(run)
 }
