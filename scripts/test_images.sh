@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Makes the images that the tests with a real Docker engine use, out of what is on this machine:
 #
-#   scripts/test_images.sh edge       cutover:test           $CUTOVER_BIN and $PROXYCTL_BIN
+#   scripts/test_images.sh edge       cutover:test           $CUTOVER_BIN
 #   scripts/test_images.sh app V      cutover-test-app:V     release V of a web server, busybox
 #   scripts/test_images.sh shop V     cutover-test-shop:V    release V of tests/deploy/shop.py
 #   scripts/test_images.sh postgres   cutover-test-postgres  Debian's PostgreSQL, server and clients
 #   scripts/test_images.sh rclone     cutover-test-rclone    Debian's rclone
 #
 # `edge` has the last stage of the Dockerfile, so that user, ports, volumes and health check are
-# those of the real image; only the programs are linked dynamically, which takes a second instead
-# of minutes, and bring their libraries with them. An image that is there already is kept.
+# those of the real image; only the program is linked dynamically, which takes a second instead
+# of minutes, and brings its libraries with it. An image that is there already is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -70,11 +70,9 @@ root=$work/root
 rm -rf "$root" && mkdir -p "$root"
 case ${1:-} in
 edge)
-    for program in cutover proxyctl; do
-        variable=${program^^}_BIN
-        strip -o "$work/$program" "${!variable:-target/debug/$program}"
-        with_libraries "$work/$program" "/usr/bin/$program"
-    done
+    strip -o "$work/cutover" "${CUTOVER_BIN:-target/debug/cutover}"
+    with_libraries "$work/cutover" /usr/bin/cutover
+    ln -s cutover "$root/usr/bin/proxyctl"
     mkdir -p "$root/etc/ssl/certs" "$root/config" "$root/data" "$root/run" "$root/tmp"
     chmod 1777 "$root/data" "$root/run" "$root/tmp"
     cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"

@@ -20,8 +20,7 @@ pub(crate) fn image(arguments: &[&str]) {
     let made = finish(
         Command::new("scripts/test_images.sh")
             .args(arguments)
-            .env("CUTOVER_BIN", support::cutover())
-            .env("PROXYCTL_BIN", support::proxyctl()),
+            .env("CUTOVER_BIN", support::cutover()),
     );
     assert_eq!(made.code, 0, "{made:?}");
 }
