@@ -19,7 +19,8 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 step "dependencies"
 if ! command -v cargo-deny >/dev/null; then
-    cargo install cargo-deny --locked --quiet
+    # Without optimisation: it runs for two seconds and is compiled in one minute in place of several.
+    cargo install cargo-deny --locked --quiet --debug
 fi
 cargo deny --log-level error check bans licenses sources
 # The advisory database is fetched; a machine without a way to it says so and goes on.
