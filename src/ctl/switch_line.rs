@@ -1,7 +1,6 @@
 //! A running switch or drain in one line.
 
 use crate::admin::wire::{DeployStatus, DrainStatus, InFlight, Phase, SwitchStatus, Tally};
-
 use crate::ctl::table::color_style;
 use crate::ctl::text::{Line, Style, count, latency, percent, span};
 
@@ -27,7 +26,9 @@ pub(crate) fn switch_line(switch: &SwitchStatus) -> Line {
 pub(crate) fn deploy_line(deploy: &DeployStatus, more: &str) -> Line {
     let word = if deploy.back { "back" } else { "deploy" };
     let style = if deploy.back { Style::Bad } else { Style::Bold };
-    let place = format!(" {} {}/{} ", deploy.release, deploy.done + 1, deploy.of);
+    // After the last step its end is being written.
+    let step = (deploy.done + 1).min(deploy.of);
+    let place = format!(" {} {step}/{} ", deploy.release, deploy.of);
     let line = Line::new()
         .with(style, word)
         .plain(place)
