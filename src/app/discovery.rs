@@ -263,6 +263,12 @@ impl Discovery {
         Arc::clone(&self.lock().discovered)
     }
 
+    /// The Compose project of the proxy's own container.
+    pub(super) fn own_project(&self) -> Option<String> {
+        let state = self.lock();
+        state.view.inventory.own.project().map(str::to_owned)
+    }
+
     /// The container behind every upstream, and how it is.
     pub(super) fn containers(&self) -> HashMap<UpstreamAddr, (Behind, Option<Reported>)> {
         let discovered = self.discovered();

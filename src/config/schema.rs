@@ -404,7 +404,11 @@ pub const RELEASE: Table = Table {
 /// `docker = { ... }` of a service.
 pub const SERVICE_DOCKER: Table = Table {
     path: "service.NAME.docker",
-    keys: &[key("service", "text", ""), key("port", "number", "")],
+    keys: &[
+        key("service", "text", ""),
+        key("project", "text", ""),
+        key("port", "number", ""),
+    ],
 };
 
 /// `[service.NAME.tls]`.

@@ -108,6 +108,9 @@ pub struct Slot {
 pub struct DockerService {
     /// Name of the Compose service.
     pub service: String,
+    /// Its Compose project, without a color at its end; `None`: the proxy's own if that has such a
+    /// service, else the first that is found.
+    pub project: Option<String>,
     /// Container port; `None`: the only exposed one.
     pub port: Option<u16>,
 }

@@ -396,32 +396,46 @@ pub fn owner(services: &[Service], container: &Container) -> Option<ServiceName>
 }
 
 /// Without the containers of other people: two Compose projects, or two proxies, may both call a
-/// service `web`. It belongs to the project whose containers are served; one whose containers nobody
-/// has seen yet may be anybody's. `served`: the services of each container that is, by its id.
+/// service `web`. It belongs to the project whose containers are served. One of which none is, such as
+/// a worker, belongs to a project that has another service, or is the proxy's `own`, if one has such
+/// containers; else they may be anybody's. `served`: the services of each container that is, by its id.
 #[must_use]
 pub fn ours(
     services: &[Service],
+    own: Option<&str>,
     served: &BTreeMap<String, BTreeSet<ServiceName>>,
     containers: Vec<Container>,
 ) -> Vec<Container> {
-    // `-p blue` and `-p green` are one project.
-    let project = |one: &Container| {
-        Color::ending(one.project().unwrap_or_default())
-            .0
-            .to_owned()
-    };
-    let mut holders: BTreeMap<&ServiceName, BTreeSet<String>> = BTreeMap::new();
+    let service = |one: &Container| owner(services, one).filter(|_| !one.is_one_off());
+    let mut holders: BTreeMap<ServiceName, BTreeSet<String>> = BTreeMap::new();
     for one in &containers {
         for service in served.get(&one.id).into_iter().flatten() {
-            holders.entry(service).or_default().insert(project(one));
+            let projects = holders.entry(service.clone()).or_default();
+            projects.insert(bare_project(one).to_owned());
+        }
+    }
+    let mut known: BTreeSet<_> = holders.values().flatten().cloned().collect();
+    known.extend(own.map(str::to_owned));
+    let served: BTreeSet<_> = holders.keys().cloned().collect();
+    for one in containers
+        .iter()
+        .filter(|one| known.contains(bare_project(one)))
+    {
+        if let Some(service) = service(one).filter(|service| !served.contains(service)) {
+            let projects = holders.entry(service).or_default();
+            projects.insert(bare_project(one).to_owned());
         }
     }
     let is_ours = |one: &Container| {
-        let service = owner(services, one).filter(|_| !one.is_one_off());
-        let holders = service.and_then(|service| holders.get(&service));
-        holders.is_none_or(|projects| projects.contains(&project(one)))
+        let holders = service(one).and_then(|service| holders.get(&service));
+        holders.is_none_or(|projects| projects.contains(bare_project(one)))
     };
     containers.into_iter().filter(is_ours).collect()
+}
+
+/// The Compose project of a container; `-p blue` and `-p green` are one.
+fn bare_project(container: &Container) -> &str {
+    Color::ending(container.project().unwrap_or_default()).0
 }
 
 /// Whether a container is one of a service.
@@ -434,7 +448,9 @@ fn belongs(service: &Service, container: &Container) -> bool {
         return name == service.name.as_str();
     }
     if let Some(docker) = &service.docker {
-        return container.base() == docker.service;
+        let project = docker.project.as_deref();
+        let is_of_it = project.is_none_or(|project| project == bare_project(container));
+        return is_of_it && container.base() == docker.service;
     }
     // Found by its labels alone, it is called like its Compose service.
     let by_labels = container.label(label::HOST).is_some();

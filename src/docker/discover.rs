@@ -122,6 +122,7 @@ impl Discoverer {
         let groups = Groups::form(
             &containers,
             &read,
+            &inventory.own,
             cx.file,
             &mut self.memory,
             &mut found.problems,
@@ -430,6 +431,7 @@ fn by_labels(
     let mut service = Service {
         docker: Some(DockerService {
             service: group.compose.clone(),
+            project: None,
             port: None,
         }),
         rollback: cx.file.rollback.clone(),

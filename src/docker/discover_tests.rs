@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::load_str;
-use crate::docker::inventory::{Attached, NUMBER, PROJECT, SERVICE, State};
+use crate::docker::inventory::{Attached, NUMBER, PROJECT, Place, SERVICE, State};
 
 /// Containers, made one after the other.
 #[derive(Default)]
@@ -685,4 +685,55 @@ fn two_hundred_containers_are_no_matter() {
     world.discover();
     let time = crate::clock::now() - start;
     assert!(time.as_millis() < 500, "again in {time:?}");
+}
+
+/// A proxy in a container of a Compose project, on the network `net`.
+fn in_project(project: &str) -> World {
+    let mut world = World::with_file("[service.web]\ndocker = { service = \"web\" }\n");
+    world.inventory.own = Place::Container {
+        id: "proxy".to_owned(),
+        name: format!("{project}-proxy-1"),
+        project: project.to_owned(),
+        networks: ["net".to_owned()].into(),
+    };
+    world
+}
+
+#[test]
+fn a_service_of_the_file_is_that_of_the_proxys_own_project_whoever_came_first() {
+    let mut world = in_project("shop");
+    world.add(1, "other", "web", &[]);
+    // There is no other yet.
+    assert_eq!(world.services(), ["web blue=10.0.0.1:3000"]);
+    world.add(2, "shop", "web", &[]);
+    assert_eq!(world.services(), ["web blue=10.0.0.2:3000"]);
+    let problems = world.discover().problems;
+    assert!(
+        problems[0].what.contains("of the Compose project shop"),
+        "{problems:?}"
+    );
+    assert!(problems[0].fix.contains("project = "), "{problems:?}");
+    // It is made anew: nobody else's requests go to the other one meanwhile.
+    world.remove(2);
+    assert_eq!(world.services(), ["web blue=-"]);
+    world.add(3, "shop", "web", &[]);
+    assert_eq!(world.services(), ["web blue=10.0.0.3:3000"]);
+}
+
+#[test]
+fn a_container_out_of_reach_takes_no_service_from_one_that_can_be_reached() {
+    let mut world = in_project("edge");
+    world.add(1, "far", "web", &[]).networks[0].id = "elsewhere".to_owned();
+    assert_eq!(world.services(), ["web blue=-"]);
+    world.add(2, "near", "web", &[]);
+    assert_eq!(world.services(), ["web blue=10.0.0.2:3000"]);
+}
+
+#[test]
+fn the_file_says_whose_service_it_means() {
+    let mut world = in_project("edge");
+    world.file = "[service.web]\ndocker = { service = \"web\", project = \"shop\" }\n".to_owned();
+    world.add(1, "edge", "web", &[]);
+    world.add(2, "shop-green", "web", &[]);
+    assert_eq!(world.services(), ["web green=10.0.0.2:3000"]);
 }

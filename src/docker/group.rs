@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::caddy;
-use super::inventory::Container;
+use super::inventory::{Container, Place};
 use super::labels::Labels;
 use super::memory::{Claims, Memory};
 use super::problem::Problem;
@@ -65,6 +65,83 @@ struct Candidate<'a> {
     project: String,
     compose: String,
     name: Name,
+    nearness: Nearness,
+}
+
+/// How near a container is to the proxy: where several projects have a Compose service of the name
+/// that the file says, only those of the nearest can be meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Nearness {
+    /// It is of the proxy's own Compose project.
+    Own,
+    /// It can be reached.
+    Near,
+    /// It is on no network of the proxy.
+    Far,
+}
+
+impl Nearness {
+    fn of(container: &Container, own: &Place) -> Self {
+        let Place::Container { networks, .. } = own else {
+            return Self::Near;
+        };
+        let mut attached = container.networks.iter();
+        match own.project() == Some(Color::ending(container.project()).0) {
+            true => Self::Own,
+            false if attached.any(|network| networks.contains(&network.id)) => Self::Near,
+            false => Self::Far,
+        }
+    }
+}
+
+/// For each service of the file, the projects whose containers can be meant.
+struct Meant(BTreeMap<String, BTreeSet<String>>);
+
+impl Meant {
+    fn of(candidates: &[Candidate<'_>], own: &Place, before: &BTreeMap<String, String>) -> Self {
+        let mut nearest: BTreeMap<&str, Nearness> = BTreeMap::new();
+        let by_file = || {
+            candidates
+                .iter()
+                .filter(|c| matches!(c.name, Name::File(_)))
+        };
+        for candidate in by_file() {
+            let was_own = before.get(candidate.wanted()).map(String::as_str) == own.project();
+            let nearness = match was_own && own.project().is_some() {
+                true => Nearness::Own,
+                false => candidate.nearness,
+            };
+            let known = nearest.entry(candidate.wanted()).or_insert(nearness);
+            *known = nearness.min(*known);
+        }
+        let mut meant: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for candidate in by_file() {
+            let projects = meant.entry(candidate.wanted().to_owned()).or_default();
+            match nearest.get(candidate.wanted()) {
+                Some(Nearness::Own) => projects.extend(own.project().map(str::to_owned)),
+                Some(nearest) if candidate.nearness == *nearest => {
+                    projects.insert(candidate.project.clone());
+                }
+                Some(_) | None => {}
+            }
+        }
+        Self(meant)
+    }
+
+    fn has(&self, candidate: &Candidate<'_>) -> bool {
+        let projects = match candidate.name {
+            Name::File(_) => self.0.get(candidate.wanted()),
+            Name::Label(_) | Name::Own => None,
+        };
+        projects.is_none_or(|projects| projects.contains(&candidate.project))
+    }
+
+    /// One of the projects that are meant in place of that of a container.
+    fn one(&self, candidate: &Candidate<'_>) -> &str {
+        let projects = self.0.get(candidate.wanted());
+        let first = projects.and_then(BTreeSet::first);
+        first.map_or("", String::as_str)
+    }
 }
 
 enum Name {
@@ -89,18 +166,26 @@ impl<'a> Groups<'a> {
     pub(super) fn form(
         containers: &[&'a Container],
         read: &[Arc<Labels>],
+        own: &Place,
         file: &Config,
         memory: &mut Memory,
         problems: &mut Vec<Problem>,
     ) -> Self {
         let mut candidates = Vec::new();
         for (rank, (container, labels)) in containers.iter().zip(read).enumerate() {
-            candidates.extend(candidate(container, labels, rank, file, problems));
+            let nearness = Nearness::of(container, own);
+            let found = candidate(container, labels, rank, file, problems);
+            candidates.extend(found.map(|found| Candidate { nearness, ..found }));
         }
-        let wanted = |c: &Candidate<'_>| (c.wanted().to_owned(), c.project.clone());
-        let wanted: BTreeSet<_> = candidates.iter().map(wanted).collect();
         let before = std::mem::take(&mut memory.services);
-        let mut claims = Claims::new(&before, wanted);
+        let meant = Meant::of(&candidates, own, &before);
+        let (candidates, others): (Vec<_>, Vec<_>) =
+            candidates.into_iter().partition(|c| meant.has(c));
+        let wanted = candidates
+            .iter()
+            .map(|c| (c.wanted().to_owned(), c.project.clone()));
+        let mut claims = Claims::new(&before, wanted.collect());
+        problems.extend(others.iter().map(|c| c.is_of_another(meant.one(c))));
         let mut groups: BTreeMap<String, Group<'a>> = BTreeMap::new();
         for candidate in candidates {
             match candidate.named(&mut claims, file) {
@@ -122,6 +207,14 @@ impl<'a> Groups<'a> {
             }
         }
         memory.services = claims.held();
+        // Its own containers may be away for a moment: nobody else's are meant then.
+        let is_own = |(name, project): &(&String, &String)| {
+            own.project() == Some(project) && file.services.iter().any(|s| s.name.as_str() == *name)
+        };
+        for (name, project) in before.iter().filter(is_own) {
+            let holder = memory.services.entry(name.clone());
+            holder.or_insert_with(|| project.clone());
+        }
         Self(groups)
     }
 }
@@ -139,7 +232,13 @@ fn candidate<'a>(
     let by_file = |service: &&Service| {
         let docker = service.docker.as_ref();
         docker.is_some_and(|docker| {
-            docker.service == compose || (!base.is_empty() && docker.service == base)
+            let is_called =
+                docker.service == compose || (!base.is_empty() && docker.service == base);
+            is_called
+                && docker
+                    .project
+                    .as_ref()
+                    .is_none_or(|wanted| *wanted == project)
         })
     };
     let in_file = file.services.iter().find(by_file);
@@ -173,6 +272,7 @@ fn candidate<'a>(
         project,
         compose,
         name,
+        nearness: Nearness::Near,
     })
 }
 
@@ -184,27 +284,38 @@ impl Candidate<'_> {
         }
     }
 
+    /// Another project has the service that it would be one of.
+    fn is_of_another(&self, holder: &str) -> Problem {
+        let (wanted, project) = (self.wanted(), of_project(&self.project));
+        Problem::new(
+            &self.member.container.name,
+            format!(
+                "the service {wanted} of the configuration file has the containers of {}, not those of {project}",
+                of_project(holder)
+            ),
+            format!(
+                "say whose it is, docker = {{ service = \"{}\", project = \"...\" }}, or give one of the two \
+                 Compose services another name",
+                self.compose
+            ),
+        )
+    }
+
     /// The name of its service.
     fn named(&self, claims: &mut Claims<'_>, file: &Config) -> Result<String, Problem> {
         let wanted = self.wanted();
         let in_file = file.services.iter().any(|s| s.name.as_str() == wanted);
         let container = &self.member.container.name;
-        let project = of_project(&self.project);
         match &self.name {
-            Name::File(_) => claims.claim(wanted, &self.project).map_err(|holder| {
-                Problem::new(
-                    container,
-                    format!(
-                        "the service {wanted} of the configuration file has the containers of {}, not those of {project}",
-                        of_project(&holder)
-                    ),
-                    "give one of the two Compose services another name",
-                )
-            })?,
+            Name::File(_) => claims
+                .claim(wanted, &self.project)
+                .map_err(|holder| self.is_of_another(&holder))?,
             Name::Label(_) if in_file => {
                 return Err(Problem::new(
                     container,
-                    format!("label cutover.service: {wanted} is a service of the configuration file"),
+                    format!(
+                        "label cutover.service: {wanted} is a service of the configuration file"
+                    ),
                     format!(
                         "let the file take it: docker = {{ service = \"{}\" }}, or choose another name",
                         self.compose
@@ -214,7 +325,10 @@ impl Candidate<'_> {
             Name::Label(_) => claims.claim(wanted, &self.project).map_err(|holder| {
                 Problem::new(
                     container,
-                    format!("label cutover.service: {wanted} is a service of {}", of_project(&holder)),
+                    format!(
+                        "label cutover.service: {wanted} is a service of {}",
+                        of_project(&holder)
+                    ),
                     "choose another name",
                 )
             })?,

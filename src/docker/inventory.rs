@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::model::Color;
+
 /// Everything that is known of an engine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Inventory {
@@ -34,6 +36,17 @@ pub enum Place {
     /// In a container that the engine does not know, such as one that has an engine inside: the
     /// networks that an interface of this process is in are shared.
     Unknown,
+}
+
+impl Place {
+    /// The Compose project of the proxy's own container, without a color at its end.
+    #[must_use]
+    pub fn project(&self) -> Option<&str> {
+        let Self::Container { project, .. } = self else {
+            return None;
+        };
+        Some(Color::ending(project).0).filter(|project| !project.is_empty())
+    }
 }
 
 /// One container.

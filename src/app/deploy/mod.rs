@@ -301,7 +301,8 @@ fn of_ours(daemon: &Daemon, containers: Vec<Container>) -> Vec<Container> {
         (id.clone(), services.collect())
     };
     let served = discovered.members.iter().map(services).collect();
-    ours(&config.services, &served, containers)
+    let own = daemon.discovery.own_project();
+    ours(&config.services, own.as_deref(), &served, containers)
 }
 
 async fn gather(daemon: &Daemon, client: &Client) -> Result<Gathered, DockerError> {

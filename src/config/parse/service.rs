@@ -339,9 +339,11 @@ fn docker(section: &Section<'_>) -> Option<DockerService> {
         docker.missing("needs service, the name of a Compose service");
     }
     let service = docker.value("service", value::words);
+    let project = docker.value("project", value::words);
     let port = docker.value("port", value::whole(1..=u16::MAX));
     Some(DockerService {
         service: service.unwrap_or_default(),
+        project,
         port,
     })
 }

@@ -292,9 +292,12 @@ fn render_service(out: &mut Writer, service: &Service, defaults: &Rollback) {
         let port = docker
             .port
             .map_or_else(String::new, |port| format!(", port = {port}"));
+        let project = docker.project.as_ref().map_or_else(String::new, |project| {
+            format!(", project = {}", text(project))
+        });
         out.key(
             "docker",
-            format!("{{ service = {}{port} }}", text(&docker.service)),
+            format!("{{ service = {}{project}{port} }}", text(&docker.service)),
         );
     }
     deploy::service(out, service);

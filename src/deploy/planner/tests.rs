@@ -440,15 +440,43 @@ fn a_service_has_the_containers_of_the_project_that_is_served_and_no_others() {
         })
     };
     let mine = of("a", "shop");
-    let all = || vec![of("a", "shop"), of("b", "shop-green"), of("c", "other")];
-    let seen = |served: &BTreeMap<String, BTreeSet<ServiceName>>| {
-        let left = super::ours(&config.services, served, all());
+    let worker = |name: &'static str, project: &'static str| {
+        container(name, "worker", move |inspect| {
+            inspect["Config"]["Labels"][label::COMPOSE_PROJECT] = json!(project);
+        })
+    };
+    let all = || {
+        let web = [of("a", "shop"), of("b", "shop-green"), of("c", "other")];
+        let workers = [
+            worker("shop-worker", "shop"),
+            worker("other-worker", "other"),
+        ];
+        web.into_iter().chain(workers).collect::<Vec<_>>()
+    };
+    let seen = |own: Option<&str>, served: &BTreeMap<String, BTreeSet<ServiceName>>| {
+        let left = super::ours(&config.services, own, served, all());
         left.into_iter().map(|one| one.name).collect::<Vec<_>>()
     };
     let served = [(mine.id, BTreeSet::from(["web".into()]))].into();
-    assert_eq!(seen(&served), ["a", "b"], "the colors of a project are one");
+    let workers = ["shop-worker", "other-worker"];
+    assert_eq!(
+        seen(None, &served)[..2],
+        ["a", "b"],
+        "the colors of a project are one"
+    );
+    assert_eq!(
+        seen(None, &served)[2..],
+        workers[..1],
+        "its worker is of the same project"
+    );
     // Nobody has seen yet whose it is.
-    assert_eq!(seen(&BTreeMap::new()), ["a", "b", "c"]);
+    let of_other = ["c", workers[1]];
+    assert_eq!(
+        seen(Some("other"), &BTreeMap::new()),
+        of_other,
+        "that of the proxy"
+    );
+    assert_eq!(seen(None, &BTreeMap::new()).len(), 5);
 }
 
 #[test]
