@@ -64,7 +64,14 @@ fn a_rolling_release_under_load_costs_no_request_and_neither_does_the_way_back()
     let world = World::new(Engine::shared(), "cutover-t-dep-roll");
     let shop = open(&world, &["v1", "v2", "v3"], &[]);
     let first = shop.running();
-    let plan = shop.deploy(&["v2", "--strategy", "rolling", "--dry-run"]);
+    let plan = shop.deploy(&[
+        "v2",
+        "--service",
+        "web",
+        "--strategy",
+        "rolling",
+        "--dry-run",
+    ]);
     assert_eq!(plan.code, 0, "{plan:?}");
     for line in [
         "replaced one by one",
@@ -78,7 +85,7 @@ fn a_rolling_release_under_load_costs_no_request_and_neither_does_the_way_back()
 
     let load = Load::start(shop.edge.http);
     load.more(50);
-    let ended = shop.deploy(&["v2", "--strategy", "rolling"]);
+    let ended = shop.deploy(&["v2", "--service", "web", "--strategy", "rolling"]);
     assert_eq!(ended.code, 0, "{ended:?}\n{}", shop.edge.log());
     load.more(50);
     nothing_failed(load);
@@ -102,11 +109,11 @@ fn a_rolling_release_under_load_costs_no_request_and_neither_does_the_way_back()
     nothing_failed(load);
     assert_eq!(shop.running(), first);
     assert_eq!(shop.page(), "v1");
-    let refused = shop.deploy(&["v2", "--strategy", "rolling"]);
+    let refused = shop.deploy(&["v2", "--service", "web", "--strategy", "rolling"]);
     assert_eq!(refused.code, 3, "what a person left: {refused:?}");
 
     // The other way takes the stopped containers of the live color away as well.
-    let ended = shop.deploy(&["v3"]);
+    let ended = shop.deploy(&["v3", "--service", "web"]);
     assert_eq!(ended.code, 0, "{ended:?}\n{}", shop.edge.log());
     assert_eq!(releases(&shop), ["v3"; REPLICAS]);
     assert_eq!(shop.edge.live(), "green");
@@ -130,7 +137,7 @@ fn a_second_replica_that_is_never_fit_brings_the_first_one_back() {
     let before = shop.containers();
     let load = Load::start(shop.edge.http);
     load.more(50);
-    let ended = shop.deploy(&["lame", "--strategy", "rolling"]);
+    let ended = shop.deploy(&["lame", "--service", "web", "--strategy", "rolling"]);
     load.more(50);
     assert_eq!(ended.code, 3, "{ended:?}\n{}", shop.edge.log());
     nothing_failed(load);
@@ -144,6 +151,26 @@ fn a_second_replica_that_is_never_fit_brings_the_first_one_back() {
     let seen = ["run", "--rm", "-v", &bind, IMAGE, "/bin/sh", "-c"];
     let seen = [&seen[..], &["test -d /data/first && echo yes"]].concat();
     assert_eq!(world.engine.ok(&seen), "yes");
+
+    // Called off by a person while the second one is waited for.
+    let again = ["run", "--rm", "-v", &bind, IMAGE, "/bin/sh", "-c"];
+    world
+        .engine
+        .ok(&[&again[..], &["/bin/busybox rmdir /data/first"]].concat());
+    let load = Load::start(shop.edge.http);
+    let rolling = ["--service", "web", "--strategy", "rolling", "--no-wait"];
+    let begun = shop.deploy(&[&["lame"], &rolling[..]].concat());
+    assert_eq!(begun.code, 0, "{begun:?}");
+    wait_for(DEPLOY, "the second one is waited for", || {
+        let step = shop.edge.status()["deploy"]["step"].clone();
+        step == "wait for the health gate of 2 of 3 of web"
+    });
+    let ended = shop.edge.proxyctl(&["abort"]);
+    assert_eq!(ended.code, 0, "{ended:?}\n{}", shop.edge.log());
+    assert!(ended.stdout.contains("requests again"), "{ended:?}");
+    load.more(50);
+    nothing_failed(load);
+    assert_eq!(shop.containers(), before);
     drop(shop);
     world.remove_all();
     let _ = world.engine.run(&["volume", "rm", "-f", &volume]);
@@ -163,7 +190,14 @@ fn a_daemon_that_is_killed_in_a_rolling_deploy_goes_on_with_it() {
             _ => "v1",
         };
         shop.restart(&[("CUTOVER_CRASH_AT_DEPLOY", at.to_string())], SHORT);
-        let rolling = ["--strategy", "rolling", "--no-wait", "--force"];
+        let rolling = [
+            "--service",
+            "web",
+            "--strategy",
+            "rolling",
+            "--no-wait",
+            "--force",
+        ];
         let _ = shop.deploy(&[&[next][..], &rolling].concat());
         wait_for(DEPLOY, "it was killed, or got to its end", || {
             shop.edge.has_ended() || shop.has_no_deploy()
