@@ -73,7 +73,7 @@ impl Hands {
         match action {
             Action::StartOne(_) => {
                 let new = one.new_one()?;
-                self.hold(&new.name, true);
+                self.daemon.hold(&new.name, true);
                 unpark(client, &new.name, &new.policy).await?;
                 Ok(News::Nothing)
             }
@@ -88,12 +88,12 @@ impl Hands {
             Action::PlainOne(_) => {
                 let new = one.new_one()?;
                 // Its address may change: nobody may be there meanwhile.
-                self.hold(&new.name, true);
+                self.daemon.hold(&new.name, true);
                 self.plain_names(client, new).await?;
                 Ok(News::Nothing)
             }
             Action::JoinOne(_) => {
-                self.hold(&one.new_one()?.name, false);
+                self.daemon.hold(&one.new_one()?.name, false);
                 let names: Vec<_> = one.new_ones().collect();
                 self.fit(client, one.member, &names, one.gate()).await?;
                 Ok(News::Moved)
@@ -124,7 +124,7 @@ impl Hands {
         };
         let names: Vec<_> = one.new_ones().collect();
         self.fit(client, one.member, &names, one.gate()).await?;
-        self.hold(&old.name, true);
+        self.daemon.hold(&old.name, true);
         self.emptied(&one.run.plan, one.member, &old.name).await;
         Ok(News::Nothing)
     }
@@ -152,7 +152,7 @@ impl Hands {
         let Some(old) = one.run.plan.old_one(one.replica) else {
             return Ok(News::Nothing);
         };
-        self.hold(&old.name, false);
+        self.daemon.hold(&old.name, false);
         unpark(client, &old.name, &old.policy).await?;
         let names = [old.name.as_str()];
         let limit = one.run.plan.limits.start_ms;
@@ -170,7 +170,7 @@ impl Hands {
             let names = [old.name.as_str()];
             self.fit(client, one.member, &names, one.gate()).await?;
         }
-        self.hold(&new.name, true);
+        self.daemon.hold(&new.name, true);
         if found.is_up() {
             self.emptied(&one.run.plan, one.member, &new.name).await;
         }
@@ -179,12 +179,6 @@ impl Hands {
             None => self.stop_one(client, one.member, &new.name).await?,
         }
         Ok(News::Nothing)
-    }
-
-    /// Keeps every request away from a container, or no longer.
-    fn hold(&self, name: &str, held: bool) {
-        self.daemon.addresses.hold(name, held);
-        self.daemon.refill();
     }
 
     /// Stops one that takes no requests, and ends what connections to it are left, so that nobody

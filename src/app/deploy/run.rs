@@ -114,8 +114,7 @@ impl Driver {
             effects = machine.handle(clock::now(), input);
         }
         *running(&self.daemon) = None;
-        self.daemon.addresses.hold_none();
-        self.daemon.refill();
+        self.daemon.hold_none();
         // Whoever hears of the end may ask for the next one at once.
         drop(turn);
         if let Some(outcome) = end.filter(|_| !is_told) {

@@ -137,7 +137,11 @@ impl Hands {
         let is_asked = |upstream: &Upstream| {
             only.is_none_or(|name| upstream.behind().is_some_and(|it| &*it.name == name))
         };
-        for upstream in slot.upstreams().iter().filter(|one| is_asked(one)) {
+        let upstreams = slot.upstreams();
+        if let Some(name) = only.filter(|_| !upstreams.iter().any(|one| is_asked(one))) {
+            return Err(Failure::from(format!("{name} is not in the pool")));
+        }
+        for upstream in upstreams.iter().filter(|one| is_asked(one)) {
             let configured = upstream.configured();
             let authority = smoke
                 .host

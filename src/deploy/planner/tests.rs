@@ -604,6 +604,18 @@ fn what_a_rolling_deploy_has_kept_is_gone_back_to_one_by_one() {
     assert!(!steps.contains(&Action::CutOver) && !steps.contains(&Action::PlainOne(one)));
     assert!(web.surplus.is_empty());
 
+    // There are more of the live ones than were kept: the others leave once all of those serve.
+    let second = container("shop-web-blue-d6-22", "web", ours("blue", "d6"));
+    world.containers.push(second);
+    let plan = plan_rollback(world.scene(), &[], "d7", UNIX_EPOCH).expect("a plan");
+    let steps = forward(&plan);
+    let at = |action: Action| steps.iter().position(|known| *known == action);
+    let other = Replica { member: 0, at: 1 };
+    assert!(at(Action::JoinOne(one)) < at(Action::LeaveOne(other)));
+    assert!(at(Action::LeaveOne(other)) < at(Action::ParkOne(other)));
+    assert_eq!(at(Action::JoinOne(other)), None);
+    world.containers.pop();
+
     // Half of it in the live color and half of it in the other is nothing to begin with.
     let file = format!("{SHOP}[service.api]\ndocker = {{ service = \"api\", port = 1 }}\n");
     world.config = config(&file);
