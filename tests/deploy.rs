@@ -13,6 +13,8 @@ mod engine;
 mod mixed;
 #[path = "deploy/released.rs"]
 mod released;
+#[path = "deploy/rolling.rs"]
+mod rolling;
 mod support;
 
 use std::collections::BTreeSet;
@@ -34,7 +36,7 @@ use support::{Edge, Ended, finish, require, wait_for, wait_until};
 const DEPLOY: Duration = Duration::from_secs(120);
 
 /// Images of one repository that answer with their version. `bad` answers 500 to POSTs, `sick` never
-/// becomes healthy.
+/// becomes healthy, `lame` only in the first container that has the volume.
 struct Images<'a> {
     engine: &'a Engine,
     repository: String,
@@ -62,6 +64,9 @@ impl<'a> Images<'a> {
         let _ = self.engine.run(&["rm", "-f", &maker]);
         let serve = match version {
             "sick" => "exec sleep 100000".to_owned(),
+            "lame" => format!(
+                "{PAGES} mkdir /data/first && exec httpd -f -p 3000 -h /www; exec sleep 100000"
+            ),
             "bad" => format!("{PAGES} {BAD} exec httpd -f -p 3000 -h /www"),
             _ => format!("{PAGES} exec httpd -f -p 3000 -h /www"),
         };
@@ -136,7 +141,18 @@ const WATCHED: &str = "observe = \"60s\"\nobserve_requests = 100000\nobserve_max
 
 /// The first container of the service, as Compose would make it.
 fn first(world: &World, images: &Images<'_>, service: &str, more: &[&str]) -> String {
-    let name = world.name(&format!("{service}-1"));
+    numbered(world, images, service, 1, more)
+}
+
+/// One of several.
+fn numbered(
+    world: &World,
+    images: &Images<'_>,
+    service: &str,
+    number: usize,
+    more: &[&str],
+) -> String {
+    let name = world.name(&format!("{service}-{number}"));
     let project = format!("com.docker.compose.project={}", world.prefix);
     let label = format!("com.docker.compose.service={service}");
     let mark = format!("test={}", world.prefix);

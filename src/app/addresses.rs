@@ -3,7 +3,7 @@
 //! A name that stops resolving keeps its last good addresses: a DNS server that is away must not
 //! take an application down. A name that never resolved has none.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -15,6 +15,8 @@ use crate::pool::{Behind, Reported, Target};
 pub(super) struct Addresses {
     names: RwLock<HashMap<Arc<str>, Vec<IpAddr>>>,
     containers: RwLock<HashMap<UpstreamAddr, (Behind, Option<Reported>)>>,
+    /// Names of containers that a deploy keeps requests away from.
+    held: RwLock<BTreeSet<String>>,
 }
 
 impl Addresses {
@@ -45,6 +47,30 @@ impl Addresses {
         let containers = self.containers.read();
         let containers = containers.unwrap_or_else(PoisonError::into_inner);
         containers.get(upstream).cloned()
+    }
+
+    /// Keeps requests away from a container from the next time on that slots are filled, or no
+    /// longer.
+    pub(super) fn hold(&self, container: &str, held: bool) {
+        let all = self.held.write();
+        let mut all = all.unwrap_or_else(PoisonError::into_inner);
+        match held {
+            true => all.insert(container.to_owned()),
+            false => all.remove(container),
+        };
+    }
+
+    /// Keeps requests away from no container.
+    pub(super) fn hold_none(&self) {
+        let all = self.held.write();
+        all.unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Whether requests are kept away from a container.
+    pub(super) fn is_held(&self, container: &str) -> bool {
+        let all = self.held.read();
+        all.unwrap_or_else(PoisonError::into_inner)
+            .contains(container)
     }
 
     /// Whether a name was ever looked up.

@@ -89,6 +89,9 @@ impl Control for DaemonControl {
         reporter: Reporter,
     ) -> Result<Outcome, ControlError> {
         let (id, why) = (request.id.clone(), request.why.clone());
+        if let Some(news) = self.0.deploys.abort_rolling(&actor) {
+            return deploy::follow(&self.0, news, &reporter).await;
+        }
         self.is_free(&[])?;
         // A running deploy is undone by its switch.
         if self.0.deploys.progress().is_none()
@@ -227,7 +230,11 @@ impl DaemonControl {
                 usable.push(upstream.shown().to_string());
             } else {
                 let probe = upstream.probe();
-                let reason = probe.reason.as_deref().unwrap_or("ejected after failures");
+                let reason = match (upstream.is_held(), upstream.is_on_trial()) {
+                    (true, _) => "a deploy holds it back",
+                    (false, true) => "it is new and not found healthy yet",
+                    (false, false) => probe.reason.as_deref().unwrap_or("ejected after failures"),
+                };
                 why.push(format!("{} takes nothing: {reason}", upstream.shown()));
             }
         }

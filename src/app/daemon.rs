@@ -394,6 +394,26 @@ impl Daemon {
         self.sync_probes();
     }
 
+    /// Keeps every request away from a container, or no longer: it is so when this returns.
+    pub(super) fn hold(&self, container: &str, held: bool) {
+        let _one_at_a_time = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.addresses.hold(container, held);
+        self.refill();
+    }
+
+    /// Keeps requests away from no container.
+    pub(super) fn hold_none(&self) {
+        let _one_at_a_time = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.addresses.hold_none();
+        self.refill();
+    }
+
     /// Adds to the history, and tells whoever wants to know.
     pub(super) fn record(&self, entry: Entry) {
         if let Some(note) = notes::of_entry(&entry) {

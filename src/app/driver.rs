@@ -7,7 +7,7 @@ use super::publisher::Publisher;
 use crate::clock;
 use crate::health::{Finding, gate_view};
 use crate::model::{Color, Generation, Kind, ServiceName};
-use crate::pool::{Availability, Pool};
+use crate::pool::{Availability, StreamEnd};
 use crate::switch::{
     DrainWindows, Driver, GateReport, Publication, Traffic, UpstreamReport, UpstreamState,
 };
@@ -35,7 +35,12 @@ impl Driver for PoolDriver {
     fn begin_drain(&self, service: &ServiceName, generation: Generation, windows: DrainWindows) {
         if let Some(pool) = self.0.begin_drain(service, generation) {
             for kind in [Kind::WebSocket, Kind::Sse] {
-                tokio::spawn(spread(Arc::clone(&pool), kind, windows.of(kind)));
+                let pool = Arc::clone(&pool);
+                tokio::spawn(async move {
+                    let ends = || pool.ends(kind);
+                    let is_over = || pool.claims().counts() == [0; 3];
+                    spread(ends, is_over, windows.of(kind)).await;
+                });
             }
         }
     }
@@ -64,14 +69,18 @@ impl Driver for PoolDriver {
     }
 }
 
-/// Ends the streams of a pool one after the other, so that their clients do not all come back at
-/// the same moment: the last one a little before the window closes.
-async fn spread(pool: Arc<Pool>, kind: Kind, window: Duration) {
+/// Ends streams one after the other, so that their clients do not all come back at the same moment:
+/// the last one a little before the window closes. `ends`: those that are there now.
+pub(super) async fn spread(
+    ends: impl Fn() -> Vec<Arc<StreamEnd>>,
+    is_over: impl Fn() -> bool,
+    window: Duration,
+) {
     const STEP: Duration = Duration::from_millis(50);
     let begun = clock::now();
     let last = window.mul_f64(SPREAD);
     loop {
-        let mut waiting = pool.ends(kind);
+        let mut waiting = ends();
         waiting.retain(|end| !end.is_asked());
         let left = last.saturating_sub(clock::now().saturating_duration_since(begun));
         // Each of those that wait has the same chance at each step that is left.
@@ -83,7 +92,7 @@ async fn spread(pool: Arc<Pool>, kind: Kind, window: Duration) {
         }
         // A request that was in flight may yet become a stream.
         let over = clock::now().saturating_duration_since(begun) >= window;
-        if over || pool.claims().counts() == [0; 3] {
+        if over || is_over() {
             return;
         }
         tokio::time::sleep(STEP).await;

@@ -386,9 +386,18 @@ pub(super) fn fill(slot: &Slot, configured: &[UpstreamAddr], addresses: &Address
                     && *old.target() == target
                     && old.behind() == behind.as_ref()
             });
+            let held = behind
+                .as_ref()
+                .is_some_and(|it| addresses.is_held(&it.name));
             let upstream = kept.cloned().unwrap_or_else(|| {
-                Arc::new(Upstream::of_container(upstream.clone(), target, behind))
+                let joins = behind.is_some() && !known.is_empty();
+                let upstream = Upstream::of_container(upstream.clone(), target, behind);
+                if joins {
+                    upstream.begin_trial();
+                }
+                Arc::new(upstream)
             });
+            upstream.set_held(held);
             upstream.report(reported);
             upstream
         })

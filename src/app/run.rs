@@ -283,6 +283,12 @@ async fn serve(
         config: ArcSwap::from_pointee(config.clone()),
     });
 
+    // Nobody has asked them anything yet.
+    if let Some(run) = daemon.deploys.book().running {
+        for name in run.held_back() {
+            daemon.addresses.hold(name, true);
+        }
+    }
     resolve::first_lookups(&config, &daemon.resolver, &daemon.addresses).await;
     let services = config.services.clone();
     let layout = Layout {

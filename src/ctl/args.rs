@@ -262,7 +262,7 @@ pub(crate) struct Deploy {
     /// Only this service; may be given more than once [default: the whole stack]
     #[arg(long = "service", value_name = "S", value_parser = service)]
     pub(crate) services: Vec<ServiceName>,
-    /// How the new containers take over: in the other color, all at once
+    /// How the new containers take over
     #[arg(long, value_name = "HOW", default_value = "blue-green")]
     pub(crate) strategy: Strategy,
     /// Say what would be done, and do nothing
@@ -290,8 +290,10 @@ pub(crate) struct Deploy {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Strategy {
-    /// The idle color is made, checked and switched to
+    /// All at once in the idle color, which is checked, switched to and watched
     BlueGreen,
+    /// One after the other within the live color, each checked before an old one leaves
+    Rolling,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

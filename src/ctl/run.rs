@@ -262,7 +262,10 @@ fn switch_request(asked: Switch) -> SwitchRequest {
 }
 
 fn deploy_request(asked: Deploy) -> Result<DeployRequest, ControlError> {
-    let Strategy::BlueGreen = asked.strategy;
+    let strategy = match asked.strategy {
+        Strategy::BlueGreen => crate::model::Strategy::BlueGreen,
+        Strategy::Rolling => crate::model::Strategy::Rolling,
+    };
     let env = match &asked.env_file {
         None => Vec::new(),
         Some(file) => {
@@ -282,6 +285,7 @@ fn deploy_request(asked: Deploy) -> Result<DeployRequest, ControlError> {
         env,
         release: asked.release.map(|release| release.as_str().to_owned()),
         force: asked.force,
+        strategy,
         dry_run: asked.dry_run,
         wait: !asked.no_wait,
         id: asked.id,

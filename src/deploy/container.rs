@@ -266,6 +266,17 @@ impl Container {
         aliases.flatten().filter_map(Value::as_str).collect()
     }
 
+    /// The IP addresses that it has now.
+    #[must_use]
+    pub fn addresses(&self) -> BTreeSet<&str> {
+        let networks = self.inspect.pointer("/NetworkSettings/Networks");
+        let networks = networks.and_then(Value::as_object).into_iter().flatten();
+        let each = networks.flat_map(|(_, network)| {
+            ["IPAddress", "GlobalIPv6Address"].map(|key| network.get(key).and_then(Value::as_str))
+        });
+        each.flatten().filter(|one| !one.is_empty()).collect()
+    }
+
     /// Its restart policy, as the engine takes it.
     #[must_use]
     pub fn restart_policy(&self) -> Value {

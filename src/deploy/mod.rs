@@ -1,4 +1,5 @@
-//! Releases of container-managed services: pull, jobs, start, gate, smoke, switch, verdict, stop.
+//! Releases of container-managed services: pull, jobs, start, gate, smoke, switch, verdict, stop;
+//! or one container after the other within the live slot (`rolling`).
 //!
 //! The core is pure. [`plan_deploy`] makes a [`Plan`] of what a person asks for, of the
 //! configuration and of the containers that are there; [`Machine`] goes along it, records every
@@ -19,7 +20,7 @@ pub mod schedule;
 mod spec;
 mod store;
 
-pub use action::{Action, backward, forward};
+pub use action::{Action, Replica, backward, forward};
 pub use container::{Container, Health, Hidden, State};
 pub use job::{Doors, FileFacts, ImageOf, Images, JobRun, Left, restore_command, restore_obstacle};
 pub use machine::{Answer, Change, Effect, Failure, Input, Machine, News, Outcome, Stage, Ticket};

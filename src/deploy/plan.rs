@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::spec::ContainerSpec;
 use crate::config::{JobStep, Order};
-use crate::model::{Color, ServiceName, StackName};
+use crate::model::{Color, ServiceName, StackName, Strategy};
 
 /// All of it. Everything that a restart needs is in here: the configuration may have changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +14,9 @@ pub struct Plan {
     pub stack: StackName,
     /// What people call the release.
     pub release: String,
+    /// How the new containers take over.
+    #[serde(default)]
+    pub strategy: Strategy,
     /// Its services, in the order of their names.
     pub members: Vec<Member>,
     /// The images, each once.
@@ -249,6 +252,24 @@ impl Plan {
         web.or(self.members.first()).map(|member| member.to)
     }
 
+    /// Whether the containers of a member are replaced one by one.
+    #[must_use]
+    pub fn is_rolled(&self, member: &Member) -> bool {
+        self.strategy == Strategy::Rolling && member.role == Role::Web
+    }
+
+    /// A container of the new release.
+    #[must_use]
+    pub fn new_one(&self, replica: super::Replica) -> Option<&New> {
+        self.members.get(replica.member)?.new.get(replica.at)
+    }
+
+    /// The live container that leaves for it.
+    #[must_use]
+    pub fn old_one(&self, replica: super::Replica) -> Option<&Existing> {
+        self.members.get(replica.member)?.old.get(replica.at)
+    }
+
     /// How long a step may take; `None`: as long as it likes.
     #[must_use]
     pub fn limit(&self, action: super::Action) -> Option<Duration> {
@@ -259,8 +280,13 @@ impl Plan {
         let ms = match action {
             A::Pull(_) => limits.pull_ms,
             A::Job(n) | A::Restore(n) => self.jobs.get(n)?.job.timeout_ms + ANSWER,
-            A::Healthy(_) => limits.start_ms,
-            A::Gate => limits.gate_ms,
+            A::Healthy(_) | A::HealthyOne(_) => limits.start_ms,
+            A::Gate | A::GateOne(_) | A::JoinOne(_) => limits.gate_ms,
+            A::LeaveOne(_) => limits.gate_ms + limits.drain_ms + ANSWER,
+            A::ParkOne(_) | A::WithdrawOne(_) => {
+                limits.gate_ms + limits.drain_ms + limits.stop_ms + ANSWER
+            }
+            A::ReviveOne(_) => limits.start_ms + limits.gate_ms + ANSWER,
             A::Smoke(n) => self.smoke.get(n)?.timeout_ms + ANSWER,
             A::Close | A::Drained | A::Withdraw => limits.drain_ms + ANSWER,
             A::Displace(_) | A::Halt(_) | A::Park(_) | A::StopNew(_) | A::RemoveNew(_) => {
@@ -272,6 +298,8 @@ impl Plan {
             A::Resources
             | A::Create(_)
             | A::Start(_)
+            | A::StartOne(_)
+            | A::PlainOne(_)
             | A::Open
             | A::Adopt
             | A::Plain(_)
@@ -293,6 +321,12 @@ impl Member {
             true => Origin::Made,
             false => Origin::Kept,
         }
+    }
+
+    /// Replicas that are gone through one by one: those of the larger release.
+    #[must_use]
+    pub fn replicas(&self) -> usize {
+        self.new.len().max(self.old.len())
     }
 
     /// Whether this run makes them.

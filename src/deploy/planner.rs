@@ -13,7 +13,7 @@ use super::plan::{
 use super::record::{Book, Installed};
 use super::spec::{ContainerSpec, Release, SpecRefusal};
 use crate::config::{Deploy, Job, JobStep, Kind, Resume, Service, When};
-use crate::model::{Color, Endpoint, ServiceName, StackName};
+use crate::model::{Color, Endpoint, ServiceName, StackName, Strategy, UpstreamAddr};
 
 /// What is there.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,8 @@ pub struct Ask {
     pub env: Hidden<Vec<String>>,
     /// What people call it; `None`: its tag.
     pub release: Option<String>,
+    /// How the new containers take over.
+    pub strategy: Strategy,
 }
 
 /// Why there is no plan. Nothing was changed.
@@ -98,6 +100,27 @@ pub enum PlanError {
         .0.join(", ")
     )]
     Mixed(Vec<String>),
+    /// A rolling deploy of a color that is made again where it stands.
+    #[error(
+        "{service}: its Compose files declare its colors ({container}), which cannot be replaced one by \
+         one: deploy it with --strategy blue-green, or take the color out of the name"
+    )]
+    Declared {
+        /// The service.
+        service: ServiceName,
+        /// A container of a declared color.
+        container: String,
+    },
+    /// A rolling deploy of a service whose upstreams are written down.
+    #[error(
+        "{service}: its upstreams are in the file, so the pool would not follow its containers: put \
+         docker = {{ service = \"...\" }} in the place of blue and green, or deploy it with \
+         --strategy blue-green"
+    )]
+    InFile {
+        /// The service.
+        service: ServiceName,
+    },
     /// What only one container can have.
     #[error("{}", lines(.0))]
     Refused(Vec<SpecRefusal>),
@@ -120,6 +143,8 @@ struct Found<'a> {
     from: Color,
     live: Vec<&'a Container>,
     idle: Vec<&'a Container>,
+    /// Stopped ones of the live color that an earlier rolling deploy has left.
+    spare: Vec<&'a Container>,
 }
 
 /// A plan for a new release. `id` names the deploy, `at` is when it is planned.
@@ -151,6 +176,9 @@ pub fn plan_deploy(
         }
     }
     one_color(&found)?;
+    if ask.strategy == Strategy::Rolling {
+        found.iter().try_for_each(can_roll)?;
+    }
     let label = ask.release.clone();
     let label = label.unwrap_or_else(|| release_label(&ask.image));
     let mut images: Vec<Image> = Vec::new();
@@ -165,7 +193,7 @@ pub fn plan_deploy(
             });
             images.len() - 1
         });
-        match member(scene, one, image, &reference, &label, id, &ask.env) {
+        match member(scene, one, image, &reference, &label, id, ask) {
             Ok(member) => members.push(member),
             Err(refusals) => refused.extend(refusals),
         }
@@ -201,6 +229,7 @@ pub fn plan_deploy(
     Ok(Plan {
         stack,
         release: label,
+        strategy: ask.strategy,
         quarantine: quarantine.collect(),
         limits: limits(scene.deploy, &found),
         smoke: smoke.collect(),
@@ -234,6 +263,7 @@ pub fn plan_rollback(
         return Err(PlanError::NothingKept);
     }
     let (stack, found) = choose(scene, &names)?;
+    let strategy = way_back(&found, &kept)?;
     let mut members = Vec::new();
     let mut images: Vec<Image> = Vec::new();
     let mut gone = Vec::new();
@@ -265,7 +295,7 @@ pub fn plan_rollback(
             new: new.collect(),
             displaced: Vec::new(),
             surplus: Vec::new(),
-            ..skeleton(scene, one)
+            ..skeleton(scene, one, strategy)
         });
     }
     if !gone.is_empty() {
@@ -278,6 +308,7 @@ pub fn plan_rollback(
     Ok(Plan {
         stack,
         release,
+        strategy,
         quarantine: Vec::new(),
         limits: limits(scene.deploy, &found),
         smoke: Vec::new(),
@@ -289,6 +320,52 @@ pub fn plan_rollback(
         retry: true,
         keep: 1,
     })
+}
+
+/// A release that is kept in the live color is gone back to as it was left: one by one.
+fn way_back<'a>(
+    found: &[Found<'_>],
+    kept: &impl Fn(&ServiceName) -> Option<&'a Installed>,
+) -> Result<Strategy, PlanError> {
+    let is_same = |one: &Found<'_>| {
+        kept(&one.service.name).is_some_and(|installed| installed.color == one.from)
+    };
+    let same = found.iter().filter(|one| is_same(one)).count();
+    match same {
+        0 => Ok(Strategy::BlueGreen),
+        all if all == found.len() => Ok(Strategy::Rolling),
+        _ => {
+            let name = |one: &Found<'_>| format!("{} ({})", one.service.name, one.from);
+            Err(PlanError::Mixed(found.iter().map(name).collect()))
+        }
+    }
+}
+
+/// Whether the containers of a service can be replaced one by one.
+fn can_roll(one: &Found<'_>) -> Result<(), PlanError> {
+    let service = one.service;
+    if service.kind != Kind::Web {
+        return Ok(());
+    }
+    let all = one.live.iter().chain(&one.idle);
+    if let Some(declared) = all.into_iter().find(|it| it.declared_color().is_some()) {
+        return Err(PlanError::Declared {
+            service: service.name.clone(),
+            container: declared.name.clone(),
+        });
+    }
+    let slot = service.slots[one.from.index()].as_ref();
+    let upstreams = slot.map(|slot| slot.upstreams.as_slice());
+    let is_written = |upstream: &UpstreamAddr| match upstream.endpoint() {
+        Endpoint::Name { .. } | Endpoint::Unix(_) => true,
+        Endpoint::Socket(_) => false,
+    };
+    match upstreams.unwrap_or_default().iter().any(is_written) {
+        true => Err(PlanError::InFile {
+            service: service.name.clone(),
+        }),
+        false => Ok(()),
+    }
 }
 
 fn policy(installed: &Installed, name: &str) -> Value {
@@ -369,12 +446,16 @@ fn find<'a>(scene: Scene<'a>, service: &'a Service) -> Found<'a> {
         })
     };
     let (live, idle): (Vec<_>, Vec<_>) = mine.into_iter().partition(|c| color(c) == from);
-    let live = live.into_iter().filter(|container| container.is_up());
+    let (live, down): (Vec<_>, Vec<_>) = live.into_iter().partition(|it| it.is_up());
+    let kept = releases.and_then(|releases| releases.kept.as_ref());
+    let is_kept = |it: &&Container| kept.is_some_and(|kept| kept.containers.contains(&it.name));
+    let is_spare = |it: &&Container| is_kept(it) || it.label(label::DEPLOY).is_some();
     Found {
         service,
         from,
-        live: live.collect(),
+        live,
         idle,
+        spare: down.into_iter().filter(is_spare).collect(),
     }
 }
 
@@ -495,7 +576,7 @@ fn one_color(found: &[Found<'_>]) -> Result<(), PlanError> {
 }
 
 /// What a member is before it is known what becomes of it.
-fn skeleton(scene: Scene<'_>, one: &Found<'_>) -> Member {
+fn skeleton(scene: Scene<'_>, one: &Found<'_>, strategy: Strategy) -> Member {
     let old = one.live.iter().map(|container| Existing {
         name: container.name.clone(),
         policy: container.restart_policy(),
@@ -514,7 +595,10 @@ fn skeleton(scene: Scene<'_>, one: &Found<'_>) -> Member {
             Kind::Worker { order } => Role::Worker(order),
         },
         from: one.from,
-        to: one.from.other(),
+        to: match strategy {
+            Strategy::BlueGreen => one.from.other(),
+            Strategy::Rolling => one.from,
+        },
         image: 0,
         old: old.collect(),
         old_image: first.map(|live| live.image_id.clone()).unwrap_or_default(),
@@ -535,9 +619,9 @@ fn member(
     reference: &str,
     label: &str,
     id: &str,
-    env: &[String],
+    ask: &Ask,
 ) -> Result<Member, Vec<SpecRefusal>> {
-    let base = skeleton(scene, one);
+    let base = skeleton(scene, one, ask.strategy);
     let none = Value::Null;
     let described = |container: &Container| scene.images.get(&container.image_id).unwrap_or(&none);
     let to = base.to;
@@ -548,7 +632,7 @@ fn member(
         label,
         deploy: id,
         replica,
-        env,
+        env: &ask.env,
     };
     let declared: Vec<_> = (one.idle.iter())
         .filter(|container| container.declared_color() == Some(to))
@@ -600,6 +684,7 @@ fn member(
         }
         surplus.push(aside);
     }
+    surplus.extend(one.spare.iter().map(|spare| spare.name.clone()));
     if scene.deploy.keep == 0 {
         let of_compose = |name: &&Existing| {
             let found = one.live.iter().find(|live| live.name == name.name);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::action::Action;
+use super::action::{Action, forward};
 use super::plan::Plan;
 use crate::model::{Color, ServiceName};
 
@@ -256,6 +256,26 @@ pub struct Run {
     /// How often the daemon died under it.
     #[serde(default)]
     pub crashes: u32,
+}
+
+impl Run {
+    /// New containers of a rolling run that were not let in yet: they take no requests, though they
+    /// may run.
+    #[must_use]
+    pub fn held_back(&self) -> Vec<&str> {
+        let forward = forward(&self.plan);
+        let joined = &forward[..self.done.min(forward.len())];
+        let mut held = Vec::new();
+        for action in &forward {
+            if let Action::JoinOne(replica) = action
+                && !joined.contains(action)
+                && let Some(new) = self.plan.new_one(*replica)
+            {
+                held.push(new.name.as_str());
+            }
+        }
+        held
+    }
 }
 
 /// The way back.

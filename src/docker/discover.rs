@@ -439,8 +439,14 @@ fn by_labels(
     };
     // The live slot says how the service is, not what may follow it.
     let is_live = |member: &&Member<'_>| colors.get(&member.container.id) == Some(&live);
-    let keys = group.keys_of(group.members.iter().filter(is_live));
-    let keys = if keys.is_empty() { group.keys() } else { keys };
+    // Of what runs, if anything does: a release that is kept there says nothing.
+    let runs = |member: &&Member<'_>| is_live(member) && member.container.may_serve();
+    let keys = [
+        group.keys_of(group.members.iter().filter(runs)),
+        group.keys_of(group.members.iter().filter(is_live)),
+    ];
+    let keys = keys.into_iter().find(|keys| !keys.is_empty());
+    let keys = keys.unwrap_or_else(|| group.keys());
     apply_keys(&mut service, &keys, group, cx.file, made, problems);
     Some(service)
 }
@@ -553,11 +559,13 @@ impl Filler<'_> {
                 };
                 let at = color.index();
                 present[at] = true;
-                serves[at] |= container.may_serve();
                 let of_it = found.members.entry(container.id.clone()).or_default();
                 of_it.push((service.name.clone(), color));
-                // The youngest is what was released last.
-                releases[at] = Some(release(container, &member.labels));
+                // The youngest is what was released last; of what runs, if anything does.
+                if container.may_serve() || !serves[at] {
+                    releases[at] = Some(release(container, &member.labels));
+                }
+                serves[at] |= container.may_serve();
                 if !container.takes_requests() {
                     continue;
                 }

@@ -737,3 +737,28 @@ fn the_file_says_whose_service_it_means() {
     world.add(2, "shop-green", "web", &[]);
     assert_eq!(world.services(), ["web green=10.0.0.2:3000"]);
 }
+
+#[test]
+fn a_release_that_is_kept_stopped_in_the_live_color_says_nothing_of_it() {
+    let mut world = World::with_file("[service.web]\ndocker = { service = \"web\" }\n");
+    world.live.insert("web".to_owned(), Color::Blue);
+    let color = ("cutover.color", "blue");
+    world.add(1, "shop", "web", &[color]);
+    let younger = world.add(2, "shop", "web", &[color]);
+    younger.image = "app:v2".to_owned();
+    younger.state = State::Ended;
+    let release = |found: &Discovered| {
+        let slot = found.services[0].slots[Color::Blue.index()].clone();
+        slot.and_then(|slot| slot.release).map(|it| it.to_string())
+    };
+    assert_eq!(release(&world.discover()).as_deref(), Some("app:v1"));
+    world.add(2, "shop", "web", &[]).state = State::Running;
+    assert_eq!(release(&world.discover()).as_deref(), Some("app:v2"));
+    for id in [1, 2] {
+        world.add(id, "shop", "web", &[]).state = State::Ended;
+    }
+    // Nothing runs: the youngest is what was released last.
+    let found = world.discover();
+    assert_eq!(release(&found).as_deref(), Some("app:v2"));
+    assert!(found.deserted.contains("web"));
+}

@@ -10,12 +10,14 @@ mod pattern;
 mod proxy_error;
 pub mod proxy_protocol;
 mod schedule;
+mod strategy;
 
 pub use address::{AddressError, Endpoint, Scheme, UpstreamAddr};
 pub use name::{Release, ServiceName, StackName};
 pub use pattern::{HostPattern, PathPattern, PatternError, normalize_path};
 pub use proxy_error::ErrorType;
 pub use schedule::{Schedule, ScheduleError};
+pub use strategy::Strategy;
 
 use std::fmt;
 use std::str::FromStr;

@@ -2,7 +2,8 @@
 //!
 //! Only available upstreams are chosen, and those that did not yet fail this request before
 //! those that did. When every upstream that probes do not call down is ejected, ejection is
-//! ignored: it must never take the last one. When all are down there is none to choose.
+//! ignored: it must never take the last one. The same goes for one that came to others and was not
+//! found healthy yet. When all are down there is none to choose; one that a deploy holds back never is.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -55,7 +56,7 @@ pub(super) fn pick(
     // From what is wanted to what is still allowed; the first that finds one wins.
     let fresh = |u: &Upstream| u.is_available() && !tried.contains(&u.id());
     let available = |u: &Upstream| u.is_available();
-    let not_down = |u: &Upstream| u.availability() != Availability::Down;
+    let not_down = |u: &Upstream| !u.is_held() && u.availability() != Availability::Down;
     choose(balance, upstreams, turn, affinity, &fresh)
         .or_else(|| choose(balance, upstreams, turn, affinity, &available))
         .or_else(|| choose(balance, upstreams, turn, affinity, &not_down))
@@ -275,6 +276,37 @@ mod tests {
         down(&ups[1]);
         let only = pick(&Balance::Random, &ups, &turn, &from(1), &[ups[0].id()]).unwrap();
         assert_eq!(only.upstream.upstream().id(), ups[0].id());
+    }
+
+    #[test]
+    fn one_that_comes_to_others_takes_nothing_before_it_was_found_healthy() {
+        let ups = upstreams(2);
+        ups[1].begin_trial();
+        for _ in 0..100 {
+            assert_eq!(picked(&Balance::Random, &ups, &from(1)), ups[0].id());
+        }
+        down(&ups[0]);
+        assert_eq!(picked(&Balance::Random, &ups, &from(1)), ups[1].id());
+        ups[1].set_probe(ProbeRecord {
+            state: Availability::Healthy,
+            ..ProbeRecord::clone(&ups[1].own_probe())
+        });
+        assert!(ups[1].is_available());
+    }
+
+    #[test]
+    fn one_that_is_held_back_takes_nothing_whatever_becomes_of_the_others() {
+        let ups = upstreams(2);
+        let turn = AtomicUsize::new(0);
+        assert!(ups[1].set_held(true) && !ups[1].set_held(true));
+        for _ in 0..100 {
+            assert_eq!(picked(&Balance::LeastConn, &ups, &from(1)), ups[0].id());
+        }
+        down(&ups[0]);
+        let none = pick(&Balance::LeastConn, &ups, &turn, &from(1), &[]);
+        assert_eq!(none.map(|_| ()), Err(NoUpstream::AllDown));
+        ups[1].set_held(false);
+        assert_eq!(picked(&Balance::LeastConn, &ups, &from(1)), ups[1].id());
     }
 
     #[test]

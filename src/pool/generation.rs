@@ -112,6 +112,14 @@ impl Pool {
         let of_kind = self.list.all().into_iter().filter(|one| one.kind == kind);
         of_kind.filter_map(|one| one.end).collect()
     }
+
+    /// Every stream of that kind that an upstream answers, to be ended.
+    #[must_use]
+    pub fn ends_of(&self, kind: Kind, upstream: u64) -> Vec<Arc<StreamEnd>> {
+        let all = self.list.all().into_iter();
+        let of_it = all.filter(|one| one.kind == kind && one.upstream == Some(upstream));
+        of_it.filter_map(|one| one.end).collect()
+    }
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -145,10 +153,10 @@ impl Claim {
         }
     }
 
-    /// Counts as another kind from now on, in one step; `end` ends it early.
-    pub fn reclassify(&mut self, kind: Kind, end: Option<Arc<StreamEnd>>) {
+    /// Counts as another kind from now on, in one step; `end` ends it early, `upstream` answers it.
+    pub fn reclassify(&mut self, kind: Kind, end: Option<Arc<StreamEnd>>, upstream: Option<u64>) {
         if let Some(number) = self.listed {
-            self.pool.list.becomes(number, kind, end);
+            self.pool.list.becomes(number, kind, end, upstream);
         }
         if self.kind != kind {
             self.pool.claims.reclassify(self.kind.index(), kind.index());

@@ -36,6 +36,8 @@ pub struct InFlight {
     pub since: Instant,
     /// Whether it was counted as late.
     pub(super) late: bool,
+    /// Which upstream answers it; only of streams it is known.
+    pub(super) upstream: Option<u64>,
     /// How to end it before it ends by itself; only streams have one.
     pub end: Option<Arc<StreamEnd>>,
 }
@@ -60,6 +62,7 @@ impl List {
             client,
             since: now,
             late: false,
+            upstream: None,
             end: None,
         };
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -71,10 +74,17 @@ impl List {
         self.shard(number).remove(&number);
     }
 
-    pub(super) fn becomes(&self, number: u64, kind: Kind, end: Option<Arc<StreamEnd>>) {
+    pub(super) fn becomes(
+        &self,
+        number: u64,
+        kind: Kind,
+        end: Option<Arc<StreamEnd>>,
+        upstream: Option<u64>,
+    ) {
         if let Some(entry) = self.shard(number).get_mut(&number) {
             entry.kind = kind;
             entry.end = end;
+            entry.upstream = upstream;
         }
     }
 

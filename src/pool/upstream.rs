@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ impl fmt::Display for Target {
 /// What active probes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {
-    /// Not probed yet: takes live traffic, passes no gate.
+    /// Not probed yet: takes live traffic unless it came to others, passes no gate.
     Unknown,
     /// Passed `rise` probes in a row.
     Healthy,
@@ -98,6 +98,10 @@ pub struct Upstream {
     shown: Arc<str>,
     id: u64,
     behind: Option<Behind>,
+    /// A deploy keeps requests away.
+    held: AtomicBool,
+    /// It came to others that take the requests meanwhile, and was never found healthy.
+    on_trial: AtomicBool,
     state: AtomicU8,
     /// What own probes found.
     own: ArcSwap<ProbeRecord>,
@@ -145,6 +149,8 @@ impl Upstream {
             shown,
             id,
             behind,
+            held: AtomicBool::new(false),
+            on_trial: AtomicBool::new(false),
             state: AtomicU8::new(encode(Availability::Unknown)),
             own: ArcSwap::from_pointee(unknown.clone()),
             probe: ArcSwap::from_pointee(unknown),
@@ -195,6 +201,30 @@ impl Upstream {
         self.behind.as_ref()
     }
 
+    /// Keeps every request away, or no longer. Only the writer of slots calls this. True when it was
+    /// otherwise before.
+    pub fn set_held(&self, held: bool) -> bool {
+        self.held.swap(held, Ordering::SeqCst) != held
+    }
+
+    /// Whether a deploy keeps requests away.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    /// It comes to others: they take the requests until it was found healthy once. Only the writer of
+    /// slots calls this, before it is one of them.
+    pub fn begin_trial(&self) {
+        self.on_trial.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it must be found healthy before it takes requests that others can take.
+    #[must_use]
+    pub fn is_on_trial(&self) -> bool {
+        self.on_trial.load(Ordering::Relaxed)
+    }
+
     /// Stores what `health` found. Only `health` calls this.
     pub fn set_probe(&self, record: ProbeRecord) {
         let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
@@ -234,6 +264,9 @@ impl Upstream {
             },
         };
         self.state.store(encode(record.state), Ordering::Relaxed);
+        if record.state == Availability::Healthy {
+            self.on_trial.store(false, Ordering::Relaxed);
+        }
         self.probe.store(Arc::new(record));
     }
 
@@ -283,7 +316,9 @@ impl Upstream {
     /// Whether a request may go here.
     #[must_use]
     pub fn is_available(&self) -> bool {
-        self.availability() != Availability::Down
+        !self.is_held()
+            && !self.is_on_trial()
+            && self.availability() != Availability::Down
             && (self.ejected_until.load(Ordering::Relaxed) == 0
                 || self.ejected_for(clock::now()).is_none())
     }

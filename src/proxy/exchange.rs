@@ -154,7 +154,8 @@ impl Exchange {
         let Some(claim) = &mut self.claim else {
             return;
         };
-        claim.reclassify(kind, end);
+        let upstream = self.upstream.as_ref().map(|used| used.upstream().id());
+        claim.reclassify(kind, end, upstream);
         if let Some(connection) = &self.connection {
             connection.carries(kind);
         }

@@ -46,14 +46,24 @@ fn nothing_failed(total: &Total) {
 
 #[test]
 fn releases_one_after_the_other_cost_no_request_and_no_acknowledged_message() {
-    let world = World::new(Engine::shared(), "cutover-t-dep-db");
+    cost_nothing("cutover-t-dep-db", &[]);
+}
+
+#[test]
+fn rolling_releases_end_their_streams_politely_and_cost_no_request_either() {
+    let rolling = ["--service", "web", "--strategy", "rolling"];
+    cost_nothing("cutover-t-dep-rolldb", &rolling);
+}
+
+fn cost_nothing(prefix: &str, how: &[&str]) {
+    let world = World::new(Engine::shared(), prefix);
     let (shop, database) = open(&world, &["v1", "v2"], SHORT, "", &[]);
     let deploys = wanted("SOAK_DEPLOYS", 3);
     let load = Mixed::start(shop.edge.http, true);
     load.more(RATE);
     for n in 0..deploys {
         let version = ["v2", "v1"][usize::from(n % 2 == 1)];
-        let ended = shop.deploy(&[version]);
+        let ended = shop.deploy(&[&[version], how].concat());
         assert_eq!(ended.code, 0, "{n}: {ended:?}\n{}", shop.edge.log());
         assert_eq!(shop.page(), version);
         let containers = of_web(&shop);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Color, ServiceName};
+use crate::model::{Color, ServiceName, Strategy};
 
 /// `POST /v1/deploy`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct DeployRequest {
     /// Deploy it although it is live, or was rolled back.
     #[serde(default)]
     pub force: bool,
+    /// How the new containers take over.
+    #[serde(default)]
+    pub strategy: Strategy,
     /// Only say what would be done.
     #[serde(default)]
     pub dry_run: bool,
@@ -45,6 +48,7 @@ impl std::fmt::Debug for DeployRequest {
             .field("services", &self.services)
             .field("variables", &variables)
             .field("force", &self.force)
+            .field("strategy", &self.strategy)
             .field("dry_run", &self.dry_run)
             .finish_non_exhaustive()
     }

@@ -1,35 +1,41 @@
-//! Whether two releases fit on this machine.
+//! Whether two releases fit on this machine, or one replica more.
 
 use std::path::Path;
 
 use super::hands::Hands;
 use crate::deploy::{Failure, News, Run};
+use crate::model::Strategy;
 
 impl Hands {
     /// Looks at free memory and disk. What cannot be known keeps nobody from deploying.
     pub(super) async fn resources(&self, run: &Run) -> Result<News, Failure> {
         let client = self.daemon.deploys.engine(&self.daemon).await?;
         let deploy = self.daemon.config.load().deploy.clone();
-        let mut needed = 0_u64;
-        for member in run
-            .plan
-            .members
-            .iter()
-            .filter(|member| !member.is_stop_first())
-        {
+        // Beside each other: all of these, but of those that are replaced one by one only the largest.
+        let (mut together, mut largest) = (0_u64, 0_u64);
+        let members = run.plan.members.iter();
+        for member in members.filter(|member| !member.is_stop_first()) {
             for old in &member.old {
                 // A container that does not say is taken to need nothing.
                 let used = client.usage(&old.name).await.ok().flatten();
-                needed += used.map_or(0, |used| used.memory_bytes);
+                let used = used.map_or(0, |used| used.memory_bytes);
+                match run.plan.is_rolled(member) {
+                    true => largest = largest.max(used),
+                    false => together += used,
+                }
             }
         }
+        let needed = together.max(largest);
         let reserve = u64::try_from(deploy.free_memory).unwrap_or(u64::MAX);
         if let Some(available) = available_memory()
             && available < needed.saturating_add(reserve)
         {
+            let what = match run.plan.strategy {
+                Strategy::BlueGreen => "two releases do not fit: the live one uses",
+                Strategy::Rolling => "one replica more does not fit: beside the live ones it needs",
+            };
             return Err(Failure::from(format!(
-                "two releases do not fit: the live one uses {}, {} are available and {} must stay free \
-                 (deploy.free_memory)",
+                "{what} {}, {} are available and {} must stay free (deploy.free_memory)",
                 mib(needed),
                 mib(available),
                 mib(reserve)

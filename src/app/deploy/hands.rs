@@ -22,6 +22,7 @@ use crate::deploy::{
     Pulled, Run, State, repository,
 };
 use crate::docker::{self, Client, DockerError};
+use crate::model::Strategy;
 
 /// Tells whoever follows the run.
 #[derive(Clone, Debug)]
@@ -59,7 +60,7 @@ const LINES: usize = 20;
 /// How long a look at the engine that was begun before a container was put back may be on its way.
 const OLD_LOOK: Duration = Duration::from_secs(5);
 
-type Done = Result<News, Failure>;
+pub(super) type Done = Result<News, Failure>;
 
 /// A container is out of a network for a moment.
 struct Moving {
@@ -83,6 +84,13 @@ impl Moving {
             drop(self);
         });
     }
+}
+
+/// A container has another address in a network than before.
+pub(super) struct Readdressed {
+    network: String,
+    before: Option<String>,
+    after: Option<String>,
 }
 
 impl Drop for Moving {
@@ -118,7 +126,7 @@ impl Hands {
             Action::Withdraw => self.drained(run, true).await,
             Action::Close => self.close(run).await,
             Action::Open => self.open(run).await,
-            Action::Gate => self.gate(run).await,
+            Action::Gate if run.plan.strategy == Strategy::BlueGreen => self.gate(run).await,
             Action::Smoke(n) => self.smoke(run, n).await,
             Action::Resources => self.resources(run).await,
             Action::Adopt => Ok(News::Nothing),
@@ -147,7 +155,11 @@ impl Hands {
             Action::PutBack(n) => put_back(client, member(n)?).await,
             Action::Create(n) => create(client, run, member(n)?).await,
             Action::Start(n) => start(client, member(n)?).await,
-            Action::Healthy(n) => self.healthy(client, run, member(n)?).await,
+            Action::Healthy(n) => {
+                let new = member(n)?.new.iter();
+                let names: Vec<_> = new.map(|new| new.name.as_str()).collect();
+                self.healthy(client, run.plan.limits.start_ms, &names).await
+            }
             Action::Halt(n) | Action::Park(n) => {
                 let member = member(n)?;
                 for old in &member.old {
@@ -167,6 +179,18 @@ impl Hands {
             Action::Discard(n) => discard(client, run, member(n)?).await,
             Action::Plain(n) => self.take_plain_names(client, member(n)?).await,
             Action::Prune => self.prune(client, run).await,
+            Action::StartOne(one)
+            | Action::HealthyOne(one)
+            | Action::GateOne(one)
+            | Action::PlainOne(one)
+            | Action::JoinOne(one)
+            | Action::LeaveOne(one)
+            | Action::ParkOne(one)
+            | Action::ReviveOne(one)
+            | Action::WithdrawOne(one) => self.rolling(client, run, action, one).await,
+            Action::Gate if run.plan.strategy == Strategy::Rolling => {
+                self.all_fit(client, run).await
+            }
             Action::Job(n) => self.job(client, run, n).await,
             Action::EndJob(n) => self.end_job(client, run, n).await,
             Action::Restore(n) => self.restore(client, run, n).await,
@@ -268,44 +292,45 @@ impl Hands {
         }
     }
 
-    async fn healthy(&self, client: &Client, run: &Run, member: &Member) -> Done {
-        let limit = Duration::from_millis(run.plan.limits.start_ms);
+    /// Waits until these containers run and are healthy by their own checks.
+    pub(super) async fn healthy(&self, client: &Client, limit_ms: u64, names: &[&str]) -> Done {
+        let limit = Duration::from_millis(limit_ms);
         // A little before the machine gives up, so that it is said why.
         let until = clock::now() + limit.saturating_sub(2 * LOOK_EVERY);
         let mut steady_since = None;
         let mut told = String::new();
         loop {
             let mut waits = Vec::new();
-            for new in &member.new {
-                let Some(found) = container(client, &new.name).await? else {
-                    return Err(Failure::from(format!("{} is gone", new.name)));
+            for name in names {
+                let Some(found) = container(client, name).await? else {
+                    return Err(Failure::from(format!("{name} is gone")));
                 };
                 match (found.state, found.health) {
                     (State::Running, Some(Health::Healthy)) => {}
                     (State::Running, None) => {
                         let since = *steady_since.get_or_insert_with(clock::now);
                         if clock::now().saturating_duration_since(since) < STEADY {
-                            waits.push(format!("{} has just started", new.name));
+                            waits.push(format!("{name} has just started"));
                         }
                     }
                     (State::Running, Some(Health::Starting)) => {
-                        waits.push(format!("{} is starting", new.name));
+                        waits.push(format!("{name} is starting"));
                     }
                     (State::Restarting, _) if found.restarts < RESTARTS => {
                         steady_since = None;
-                        waits.push(format!("{} is restarting", new.name));
+                        waits.push(format!("{name} is restarting"));
                     }
                     (State::Running, Some(Health::Unhealthy)) => {
-                        let why = format!("{} is unhealthy by its own check", new.name);
-                        return Err(with_lines(client, &new.name, why).await);
+                        let why = format!("{name} is unhealthy by its own check");
+                        return Err(with_lines(client, name, why).await);
                     }
                     (State::Exited { code }, _) => {
-                        let why = format!("{} ended with exit code {code}", new.name);
-                        return Err(with_lines(client, &new.name, why).await);
+                        let why = format!("{name} ended with exit code {code}");
+                        return Err(with_lines(client, name, why).await);
                     }
                     (state, _) => {
-                        let why = format!("{} does not run: {state:?}", new.name);
-                        return Err(with_lines(client, &new.name, why).await);
+                        let why = format!("{name} does not run: {state:?}");
+                        return Err(with_lines(client, name, why).await);
                     }
                 }
             }
@@ -314,7 +339,7 @@ impl Hands {
             }
             if clock::now() >= until {
                 let why = format!("after {} s {}", limit.as_secs(), waits.join(", "));
-                let first = member.new.first().map_or("", |new| new.name.as_str());
+                let first = names.first().copied().unwrap_or_default();
                 return Err(with_lines(client, first, why).await);
             }
             let line = waits.join(", ");
@@ -326,50 +351,67 @@ impl Hands {
         }
     }
 
-    /// The engine gives a container its names when it is connected, so it is taken out of the
-    /// network and put back. It gets the lowest free address there, normally the one that it had.
+    /// Gives the new ones the plain names. It is told if one has another address then.
     async fn take_plain_names(&self, client: &Client, member: &Member) -> Done {
         for new in &member.new {
-            let Some(spec) = &new.spec else {
-                // It has had them since it was live.
-                continue;
-            };
-            let mut moving = None;
-            for attachment in &spec.plain {
-                let Some(found) = container(client, &new.name).await? else {
-                    return Err(Failure::from(format!("{} is gone", new.name)));
-                };
-                if has_names(&found, attachment) {
-                    continue;
-                }
-                let before = address(&found, &attachment.network);
-                moving.get_or_insert_with(|| Moving::of(&self.daemon, &new.name));
-                client
-                    .disconnect_network(&attachment.network, &new.name)
-                    .await?;
-                connect(client, &new.name, attachment).await?;
-                let now = container(client, &new.name).await?;
-                let after = now.and_then(|now| address(&now, &attachment.network));
-                if before.is_some() && before != after {
-                    let network = &attachment.network;
-                    warn!(
-                        container = new.name,
-                        network,
-                        ?before,
-                        ?after,
-                        "its address changed with its names"
-                    );
-                    self.teller.line(format!(
-                        "{} has another address in {network} now: connections to it in there ended",
-                        new.name
-                    ));
-                }
-            }
-            if let Some(moving) = moving {
-                moving.over_soon();
+            for change in self.plain_names(client, new).await? {
+                let Readdressed {
+                    network,
+                    before,
+                    after,
+                } = change;
+                warn!(
+                    container = new.name,
+                    network,
+                    ?before,
+                    ?after,
+                    "its address changed with its names"
+                );
+                self.teller.line(format!(
+                    "{} has another address in {network} now: connections to it in there ended",
+                    new.name
+                ));
             }
         }
         Ok(News::Nothing)
+    }
+
+    /// The engine gives a container its names when it is connected, so it is taken out of the
+    /// network and put back. It gets the lowest free address there, normally the one that it had:
+    /// what is not so is given back. One that was kept has had its names since it was live.
+    pub(super) async fn plain_names(
+        &self,
+        client: &Client,
+        new: &New,
+    ) -> Result<Vec<Readdressed>, Failure> {
+        let mut changes = Vec::new();
+        let mut moving = None;
+        for attachment in new.spec.iter().flat_map(|spec| &spec.plain) {
+            let Some(found) = container(client, &new.name).await? else {
+                return Err(Failure::from(format!("{} is gone", new.name)));
+            };
+            if has_names(&found, attachment) {
+                continue;
+            }
+            let network = &attachment.network;
+            let before = address(&found, network);
+            moving.get_or_insert_with(|| Moving::of(&self.daemon, &new.name));
+            client.disconnect_network(network, &new.name).await?;
+            connect(client, &new.name, attachment).await?;
+            let now = container(client, &new.name).await?;
+            let after = now.and_then(|now| address(&now, network));
+            if before.is_some() && before != after {
+                changes.push(Readdressed {
+                    network: network.clone(),
+                    before,
+                    after,
+                });
+            }
+        }
+        if let Some(moving) = moving {
+            moving.over_soon();
+        }
+        Ok(changes)
     }
 
     async fn prune(&self, client: &Client, run: &Run) -> Done {
@@ -478,7 +520,7 @@ fn address(found: &Container, network: &str) -> Option<String> {
 }
 
 /// Stops a container, and tells the engine not to start it again by itself.
-async fn park(client: &Client, name: &str, member: &Member) -> Result<(), DockerError> {
+pub(super) async fn park(client: &Client, name: &str, member: &Member) -> Result<(), DockerError> {
     client.restart_policy(name, &Value::Null).await?;
     client
         .stop(name, member.grace_s.map(Duration::from_secs))
@@ -486,7 +528,7 @@ async fn park(client: &Client, name: &str, member: &Member) -> Result<(), Docker
 }
 
 /// Starts one that may have been parked.
-async fn unpark(client: &Client, name: &str, policy: &Value) -> Result<(), DockerError> {
+pub(super) async fn unpark(client: &Client, name: &str, policy: &Value) -> Result<(), DockerError> {
     if !policy.is_null() {
         client.restart_policy(name, policy).await?;
     }
@@ -582,18 +624,29 @@ async fn revive(client: &Client, member: &Member) -> Done {
 
 async fn remove_new(client: &Client, run: &Run, member: &Member) -> Done {
     for new in &member.new {
-        let Some(found) = container(client, &new.name).await? else {
-            continue;
-        };
-        // Of a declared color, the old one has that name until it is displaced.
-        if new.spec.is_some() && found.label(label::DEPLOY) == Some(run.id.as_str()) {
-            client
-                .stop(&new.name, member.grace_s.map(Duration::from_secs))
-                .await?;
-            client.remove(&new.name).await?;
-        }
+        remove_one(client, run, member, new).await?;
     }
     Ok(News::Nothing)
+}
+
+/// Removes a container that this run has made.
+pub(super) async fn remove_one(
+    client: &Client,
+    run: &Run,
+    member: &Member,
+    new: &New,
+) -> Result<(), DockerError> {
+    let Some(found) = container(client, &new.name).await? else {
+        return Ok(());
+    };
+    // Of a declared color, the old one has that name until it is displaced.
+    if new.spec.is_some() && found.label(label::DEPLOY) == Some(run.id.as_str()) {
+        client
+            .stop(&new.name, member.grace_s.map(Duration::from_secs))
+            .await?;
+        client.remove(&new.name).await?;
+    }
+    Ok(())
 }
 
 async fn discard(client: &Client, run: &Run, member: &Member) -> Done {

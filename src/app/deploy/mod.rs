@@ -9,6 +9,7 @@
 mod checks;
 mod hands;
 mod jobs;
+mod rolling;
 mod run;
 mod schedule;
 mod talk;
@@ -33,7 +34,7 @@ use crate::deploy::{
     plan_deploy, plan_rollback,
 };
 use crate::docker::{Client, DockerError};
-use crate::model::{Color, ServiceName};
+use crate::model::{Color, ServiceName, Strategy};
 
 pub(super) use schedule::{run_now, start as start_schedule};
 pub(super) use talk::{denied, deploy, follow, to_kept};
@@ -78,6 +79,7 @@ struct Handle {
     actor: String,
     release: String,
     services: Vec<ServiceName>,
+    strategy: Strategy,
     stage: watch::Receiver<Option<Stage>>,
     since_ms: u64,
     news: broadcast::Sender<Told>,
@@ -207,8 +209,8 @@ impl Deploys {
         })
     }
 
-    /// Calls off the run that goes on, if no traffic has moved, and gives its news; `None`: it is
-    /// too late, or there is none.
+    /// Calls off the run that goes on, if there was no cutover and it is not kept, and gives its news;
+    /// `None`: it is too late, or there is none.
     pub(super) fn abort(&self, by: &Actor) -> Option<broadcast::Receiver<Told>> {
         let handle = self.running()?;
         if !*handle.can_abort.borrow() {
@@ -229,6 +231,14 @@ impl Deploys {
             let busy = busy(&handle);
             format!("{busy}; `proxyctl abort` calls it off")
         })
+    }
+
+    /// As [`Deploys::abort`], if it is a rolling one: there is no switch to undo.
+    pub(super) fn abort_rolling(&self, by: &Actor) -> Option<broadcast::Receiver<Told>> {
+        match self.running()?.strategy {
+            Strategy::BlueGreen => None,
+            Strategy::Rolling => self.abort(by),
+        }
     }
 
     /// The end of a run that was asked for with this id, or its news.

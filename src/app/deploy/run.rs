@@ -14,7 +14,7 @@ use crate::clock;
 use crate::deploy::{Answer, Change, Effect, Failure, Input, Machine, Outcome, Run};
 use crate::disk::crash;
 use crate::history::Entry;
-use crate::model::Release;
+use crate::model::{Release, Strategy};
 use crate::notify::{EventKind, Note};
 
 /// Starts the task; gives its news.
@@ -34,6 +34,7 @@ pub(super) fn start(
         actor: run.actor.clone(),
         release: run.plan.release.clone(),
         services: run.plan.services(),
+        strategy: run.plan.strategy,
         stage: staged,
         since_ms: run.at_ms,
         news: news.clone(),
@@ -114,6 +115,7 @@ impl Driver {
             effects = machine.handle(clock::now(), input);
         }
         *running(&self.daemon) = None;
+        self.daemon.hold_none();
         // Whoever hears of the end may ask for the next one at once.
         drop(turn);
         if let Some(outcome) = end.filter(|_| !is_told) {
@@ -210,21 +212,22 @@ impl Driver {
             "deploy ended"
         );
         let first = run.plan.members.first();
-        let moved = matches!(outcome, Outcome::Kept { .. });
+        let is_kept = matches!(outcome, Outcome::Kept { .. });
+        let changes = is_kept && first.is_some_and(|member| member.from != member.to);
         let pulled = run.facts.images.values().next();
         let digest =
             pulled.map(|pulled| pulled.digest.clone().unwrap_or_else(|| pulled.id.clone()));
         daemon.record(Entry {
-            what: if run.plan.is_rollback {
-                "rollback to kept"
-            } else {
-                "deploy"
+            what: match (run.plan.is_rollback, run.plan.strategy) {
+                (true, _) => "rollback to kept",
+                (false, Strategy::BlueGreen) => "deploy",
+                (false, Strategy::Rolling) => "rolling deploy",
             }
             .to_owned(),
             who: run.actor.clone(),
             services: run.plan.services(),
-            from: first.map(|member| member.from).filter(|_| moved),
-            to: first.map(|member| member.to).filter(|_| moved),
+            from: first.map(|member| member.from).filter(|_| changes),
+            to: first.map(|member| member.to).filter(|_| changes),
             release: Some(Release::from(run.plan.release.as_str())),
             result: outcome.code().to_owned(),
             why: [reason.clone()]
@@ -277,7 +280,9 @@ pub(super) fn words(outcome: &Outcome) -> (&'static str, String, Vec<String>) {
             details,
             ..
         } => ("failed", format!("{step}: {reason}"), details.clone()),
-        Outcome::Aborted { by, details } => ("was called off", format!("by {by}"), details.clone()),
+        Outcome::Aborted { by, details, .. } => {
+            ("was called off", format!("by {by}"), details.clone())
+        }
         Outcome::Refused { reason } => ("was refused", reason.clone(), Vec::new()),
     }
 }

@@ -16,7 +16,7 @@ use crate::app::status;
 use crate::clock;
 use crate::deploy::container::Hidden;
 use crate::deploy::{self, Ask, Plan, forward};
-use crate::model::{Color, ServiceName};
+use crate::model::{Color, ServiceName, Strategy};
 
 /// `deploy`.
 pub(in crate::app) async fn deploy(
@@ -41,6 +41,7 @@ pub(in crate::app) async fn deploy(
         services: request.services,
         env: Hidden(request.env),
         release: request.release,
+        strategy: request.strategy,
     });
     if request.dry_run {
         let (_, plan) = plan(daemon, &wanted).await.map_err(denied)?;
@@ -263,8 +264,13 @@ pub(in crate::app) fn told(outcome: deploy::Outcome) -> Result<Outcome, ControlE
             reason,
             details,
             is_shut,
+            moved,
         } => {
-            let message = format!("{step}: {reason}; the release before is live and untouched");
+            let rest = match moved {
+                true => "the release before takes the requests again",
+                false => "the release before is live and untouched",
+            };
+            let message = format!("{step}: {reason}; {rest}");
             if is_shut {
                 let error = ControlError::new(ErrorCode::GateNotPassed, message);
                 return Err(error.with_details(details));
@@ -277,9 +283,12 @@ pub(in crate::app) fn told(outcome: deploy::Outcome) -> Result<Outcome, ControlE
                 details,
             }
         }
-        Ended::Aborted { by, details } => Outcome {
+        Ended::Aborted { by, details, moved } => Outcome {
             result: OutcomeKind::Aborted,
-            message: format!("by {by}, before any traffic moved"),
+            message: match moved {
+                true => format!("by {by}; the release before takes the requests again"),
+                false => format!("by {by}, before any traffic moved"),
+            },
             services: Vec::new(),
             live: None,
             details,
@@ -302,9 +311,14 @@ pub(in crate::app) fn denied(denied: Denied) -> ControlError {
         Denied::Plan(
             P::SeveralStacks(_) | P::DifferentStacks(_) | P::NoName { .. } | P::OtherImage { .. },
         ) => ErrorCode::Usage,
-        Denied::Plan(P::NothingToDeploy | P::NotRunning { .. } | P::Mixed(_) | P::Refused(_)) => {
-            ErrorCode::Refused
-        }
+        Denied::Plan(
+            P::NothingToDeploy
+            | P::NotRunning { .. }
+            | P::Mixed(_)
+            | P::Declared { .. }
+            | P::InFile { .. }
+            | P::Refused(_),
+        ) => ErrorCode::Refused,
     };
     let text = denied.to_string();
     let mut lines = text.lines();
@@ -317,21 +331,29 @@ fn planned(plan: &Plan) -> Outcome {
     let mut details = Vec::new();
     for member in &plan.members {
         let old: Vec<_> = member.old.iter().map(|old| old.name.as_str()).collect();
-        details.push(format!(
-            "{}: {} ({}) in {} is followed by {} in {}",
-            member.service,
-            old.join(", "),
-            member.old_release,
-            member.from,
-            plan.release,
-            member.to
-        ));
+        let (service, old) = (&member.service, old.join(", "));
+        let (before, release) = (&member.old_release, &plan.release);
+        details.push(match plan.is_rolled(member) {
+            true => format!(
+                "{service}: {old} ({before}) in {} are replaced one by one by {release}",
+                member.from
+            ),
+            false => format!(
+                "{service}: {old} ({before}) in {} is followed by {release} in {}",
+                member.from, member.to
+            ),
+        });
         for new in &member.new {
             if let Some(spec) = &new.spec {
                 details.push(format!("  {}", outline(spec)));
                 details.extend(spec.notes.iter().map(|note| format!("  note: {note}")));
             }
         }
+    }
+    if plan.strategy == Strategy::Rolling {
+        let told = "note: both releases are in one color, so no verdict compares them: judged by health \
+                    checks, probes and smoke checks";
+        details.push(told.to_owned());
     }
     let steps = forward(plan);
     let of = steps.len();

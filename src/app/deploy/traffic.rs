@@ -13,8 +13,8 @@ use crate::clock;
 use crate::deploy::{Doors, Failure, News, Plan, Run};
 use crate::health::gate_view;
 use crate::http::{Dial, Get, Origin};
-use crate::model::{Color, Release, ServiceName};
-use crate::pool::{Slot, Target};
+use crate::model::{Color, Release, ServiceName, Strategy};
+use crate::pool::{Slot, Target, Upstream};
 use crate::switch::{
     By, MaintenanceRecord, Outcome, Phase, Progress, StackStatus, SwitchRequest, Switchboard,
     VerbRequest,
@@ -129,7 +129,19 @@ impl Hands {
             return Err(Failure::from(format!("{} has no upstreams", smoke.service)));
         };
         let client = client_of(&self.daemon.client, &self.daemon.upstream_tls, &slot);
-        for upstream in slot.upstreams().iter() {
+        // Beside the release that serves, only what is asked for by its name is new.
+        let only = match run.plan.strategy {
+            Strategy::BlueGreen => None,
+            Strategy::Rolling => member.new.first().map(|new| new.name.as_str()),
+        };
+        let is_asked = |upstream: &Upstream| {
+            only.is_none_or(|name| upstream.behind().is_some_and(|it| &*it.name == name))
+        };
+        let upstreams = slot.upstreams();
+        if let Some(name) = only.filter(|_| !upstreams.iter().any(|one| is_asked(one))) {
+            return Err(Failure::from(format!("{name} is not in the pool")));
+        }
+        for upstream in upstreams.iter().filter(|one| is_asked(one)) {
             let configured = upstream.configured();
             let authority = smoke
                 .host

@@ -13,12 +13,14 @@
 //!
 //! Until the verdict a failure turns it back, and the old release is as it was. With
 //! [`Action::Adopt`] the new release is the live one: what follows is finished whatever happens,
-//! and what fails is told.
+//! and what fails is told. A rolling deploy has no verdict: until it is kept, a failure brings back
+//! each old container that has left, before the new one in its place goes.
 //!
 //! Invariants, each checked by the properties:
 //!
 //! - Nothing is done before the record of it is on disk.
 //! - The old release of a web service and of a start-first worker runs until the verdict is kept.
+//! - In a rolling deploy never fewer containers take requests than before it.
 //! - The old and the new release of a stop-first worker never run together.
 //! - When it is over, exactly the containers of the live and the kept release are there.
 
@@ -106,6 +108,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Attempts at an action of the way back, or after the verdict.
 const ATTEMPTS: u32 = 60;
+
+/// Attempts at bringing back a container that has left. Each of them takes its time.
+const REVIVALS: u32 = 3;
 
 /// The daemon may die so often under the steps before the cutover.
 const CRASHES: u32 = 2;
@@ -214,7 +219,7 @@ impl Machine {
         (stage, self.since)
     }
 
-    /// Whether a person can still call it off: no traffic has moved.
+    /// Whether a person can still call it off: there was no cutover, and it is not kept.
     #[must_use]
     pub fn can_abort(&self) -> bool {
         let cutover = self
@@ -417,7 +422,8 @@ impl Machine {
                     facts.snapshots.insert(n, copy);
                 }
             }
-            News::Moved => facts.moved = true,
+            // A container that joins while the stack is closed gets none.
+            News::Moved => facts.moved |= !(matches!(action, Action::JoinOne(_)) && facts.closed),
             News::Kept => facts.moved = true,
             News::RolledBack { reason } => {
                 facts.moved = true;
@@ -512,14 +518,25 @@ impl Machine {
                 lines: failure.lines,
                 is_shut: matches!(
                     action,
-                    Action::Healthy(_) | Action::Gate | Action::Smoke(_) | Action::CutOver
+                    Action::Healthy(_)
+                        | Action::HealthyOne(_)
+                        | Action::Gate
+                        | Action::GateOne(_)
+                        | Action::JoinOne(_)
+                        | Action::LeaveOne(_)
+                        | Action::Smoke(_)
+                        | Action::CutOver
                 ),
             });
             return;
         }
         self.attempts += 1;
         let is_job = matches!(action, Action::Job(_) | Action::Restore(_));
-        if self.attempts < ATTEMPTS && !is_job {
+        let attempts = match action {
+            Action::ReviveOne(_) => REVIVALS,
+            _ => ATTEMPTS,
+        };
+        if self.attempts < attempts && !is_job {
             let until = now + TRY_AGAIN;
             self.state = State::Pausing {
                 until,
@@ -534,12 +551,17 @@ impl Machine {
         self.run.facts.trouble.extend(lines);
         if let Action::StopNew(member) = action {
             // The old one may only start when the new one has certainly ended.
-            self.skip(Action::Revive(member));
+            self.skip(Action::Revive(member), "the new one may still run");
+        }
+        if let Action::ReviveOne(replica) = action {
+            // Somebody has to take the requests.
+            let why = "the old one does not take requests, its replacement does";
+            self.skip(Action::WithdrawOne(replica), why);
         }
         self.step_on();
     }
 
-    fn skip(&mut self, action: Action) {
+    fn skip(&mut self, action: Action, why: &str) {
         if let Some(back) = &mut self.run.back {
             let from = back.done;
             let mut n = 0;
@@ -548,13 +570,15 @@ impl Machine {
                 n <= from || *known != action
             });
             let told = action.told(&self.run.plan);
-            let advice = format!("not done, because the new one may still run: {told}");
+            let advice = format!("not done, because {why}: {told}");
             self.run.facts.advice.push(advice);
         }
     }
 
     /// Goes back from here.
     fn turn(&mut self, cause: Cause) {
+        let is_joining = matches!(self.action(), Some(Action::JoinOne(_)));
+        self.run.facts.moved |= is_joining && !self.run.facts.closed;
         let actions = backward(&self.run, &cause);
         let is_empty = actions.is_empty();
         self.run.back = Some(Back {
@@ -579,7 +603,11 @@ impl Machine {
                 | Action::Close
                 | Action::Job(_)
                 | Action::Healthy(_)
+                | Action::HealthyOne(_)
                 | Action::Gate
+                | Action::GateOne(_)
+                | Action::JoinOne(_)
+                | Action::LeaveOne(_)
                 | Action::Smoke(_),
             ) => true,
             // What the engine has begun would be there after it was undone.

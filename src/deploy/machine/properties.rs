@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::world::{Disk, Luck, World};
 use super::*;
+use crate::deploy::action::Replica;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -37,8 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn play(steps: &[Step], retry: bool) -> World {
-    let mut world = World::new(retry);
+fn play(steps: &[Step], mut world: World) -> World {
     for step in steps {
         match *step {
             Step::Write => world.write(),
@@ -61,7 +61,18 @@ proptest! {
         steps in prop::collection::vec(step(), 0..160),
         retry in any::<bool>(),
     ) {
-        let mut world = play(&steps, retry);
+        let mut world = play(&steps, World::new(retry));
+        world.finish();
+        world.check_end();
+    }
+
+    /// The same for a rolling one; the world counts at every step who takes requests.
+    #[test]
+    fn whatever_happens_a_rolling_one_never_has_fewer_containers_that_serve(
+        steps in prop::collection::vec(step(), 0..220),
+        closes in any::<bool>(),
+    ) {
+        let mut world = play(&steps, World::rolling(closes));
         world.finish();
         world.check_end();
     }
@@ -101,4 +112,41 @@ fn a_crash_at_any_step_ends_in_one_of_two_states() {
         }
     }
     assert!(kept > 200 && undone > 500, "{kept} kept, {undone} undone");
+}
+
+/// The same for a rolling deploy, with each of its steps failing.
+#[test]
+fn a_crash_at_any_step_of_a_rolling_one_ends_in_one_of_two_states() {
+    let (mut kept, mut undone) = (0, 0);
+    let second = Replica { member: 3, at: 1 };
+    for bad in [
+        None,
+        Some(Action::HealthyOne(second)),
+        Some(Action::JoinOne(second)),
+        Some(Action::ParkOne(second)),
+        Some(Action::Gate),
+    ] {
+        for at in 0..120 {
+            for luck in [Luck::Good, Luck::FailsHalfway, Luck::Fails] {
+                let mut world = World::rolling(at % 2 == 0);
+                for n in 0..120 {
+                    if n == at {
+                        world.crash(luck);
+                    }
+                    world.write();
+                    let doing = world.pending.map(|(_, action)| action);
+                    let is_bad = doing.is_some() && doing == bad;
+                    world.act(if is_bad { Luck::Bad } else { Luck::Good });
+                    world.pass(Duration::from_millis(10));
+                }
+                world.finish();
+                world.check_end();
+                match world.durable.releases.contains_key("bot") {
+                    true => kept += 1,
+                    false => undone += 1,
+                }
+            }
+        }
+    }
+    assert!(kept > 250 && undone > 800, "{kept} kept, {undone} undone");
 }

@@ -2,6 +2,7 @@
 
 use super::world::{Disk, Luck, Traffic, World};
 use super::*;
+use crate::deploy::action::Replica;
 
 /// Goes on with good luck up to an action, which is then being done.
 fn until(world: &mut World, action: Action) {
@@ -317,4 +318,150 @@ fn the_record_hides_variables_from_whoever_looks_at_it() {
             .expect("JSON")
             .contains("hunter2")
     );
+}
+
+/// One of the three replicas of the web service.
+fn web(at: usize) -> Replica {
+    Replica { member: 3, at }
+}
+
+fn rolling_with(action: Action, luck: Luck) -> World {
+    let mut world = World::rolling(false);
+    until(&mut world, action);
+    world.act(luck);
+    world.finish();
+    world.check_end();
+    world
+}
+
+#[test]
+fn a_rolling_release_takes_the_place_of_one_container_after_the_other() {
+    let mut world = World::rolling(false);
+    let plan = world.machine.as_ref().expect("it runs").run().plan.clone();
+    let told: Vec<_> = forward(&plan).iter().map(|it| it.told(&plan)).collect();
+    let told = told.join("\n");
+    let of_the_first = "start 1 of 3 of web\nwait for 1 of 3 of web to be healthy\n\
+        wait for the health gate of 1 of 3 of web\nsmoke check /\njob try\n\
+        give 1 of 3 of web its plain name\nlet 1 of 3 of web take requests\n\
+        drain the old 1 of 3 of web\nstop the old 1 of 3 of web\nstart 2 of 3 of web\n";
+    assert!(told.contains(of_the_first), "{told}");
+    until(&mut world, Action::StartOne(web(1)));
+    let runs = |name: &str| world.things.get(name).is_some_and(|it| it.runs);
+    assert!(runs("web-g-1") && !runs("web-1") && runs("web-2") && runs("web-3"));
+    world.finish();
+    world.check_end();
+    let known = &world.durable.releases["web"];
+    let (live, kept) = (known.live.as_ref(), known.kept.as_ref());
+    assert_eq!(live.map(|it| it.color), kept.map(|it| it.color));
+    assert_eq!(kept.map(|it| it.containers.len()), Some(3));
+    let Some(Outcome::Kept { trouble, .. }) = &world.end else {
+        panic!("{:?}", world.end);
+    };
+    assert!(trouble.is_empty(), "{trouble:?}");
+}
+
+#[test]
+fn a_replica_that_is_not_fit_brings_back_all_that_left_before_it() {
+    let world = rolling_with(Action::HealthyOne(web(2)), Luck::Bad);
+    let Some(Outcome::Failed {
+        step,
+        is_shut,
+        moved,
+        ..
+    }) = &world.end
+    else {
+        panic!("{:?}", world.end);
+    };
+    assert_eq!(step, "wait for 3 of 3 of web to be healthy");
+    assert!(*is_shut && *moved);
+    let back: Vec<_> = world.log.iter().filter(|it| it.contains("One")).collect();
+    let back: Vec<_> = back
+        .iter()
+        .rev()
+        .take(7)
+        .rev()
+        .map(|it| it.as_str())
+        .collect();
+    let one = |action: &str, member: usize, at: usize| {
+        format!("{action}(Replica {{ member: {member}, at: {at} }}) Good")
+    };
+    assert_eq!(
+        back,
+        [
+            one("WithdrawOne", 3, 2),
+            one("ReviveOne", 3, 1),
+            one("WithdrawOne", 3, 1),
+            one("ReviveOne", 3, 0),
+            one("WithdrawOne", 3, 0),
+            one("ReviveOne", 0, 0),
+            one("WithdrawOne", 0, 0),
+        ]
+    );
+}
+
+#[test]
+fn a_new_container_that_fails_later_is_found_out_before_it_is_kept() {
+    let world = rolling_with(Action::Gate, Luck::Bad);
+    assert!(matches!(world.end, Some(Outcome::Failed { .. })));
+}
+
+#[test]
+fn a_rolling_deploy_is_called_off_until_it_is_kept() {
+    for action in [
+        Action::Pull(0),
+        Action::StartOne(web(0)),
+        Action::JoinOne(web(1)),
+        Action::LeaveOne(web(1)),
+        Action::ParkOne(web(2)),
+        Action::Halt(1),
+        Action::Gate,
+    ] {
+        let mut world = World::rolling(false);
+        until(&mut world, action);
+        world.abort();
+        world.finish();
+        world.check_end();
+        assert!(
+            matches!(world.end, Some(Outcome::Aborted { .. })),
+            "{action:?} {:?}",
+            world.end
+        );
+    }
+    let mut world = World::rolling(false);
+    until(&mut world, Action::Prune);
+    world.abort();
+    world.finish();
+    assert!(matches!(world.end, Some(Outcome::Kept { .. })));
+}
+
+#[test]
+fn a_replacement_stays_if_the_old_one_does_not_come_back() {
+    let mut world = World::rolling(false);
+    until(&mut world, Action::GateOne(web(1)));
+    world.act(Luck::Bad);
+    until(&mut world, Action::ReviveOne(web(0)));
+    for _ in 0..REVIVALS {
+        world.act(Luck::Bad);
+        world.pass(Duration::from_secs(2));
+    }
+    world.finish();
+    world.check_end();
+    assert!(world.things["web-g-1"].runs && !world.things["web-1"].runs);
+    assert!(!world.things.contains_key("web-g-2"));
+    let Some(Outcome::Failed { details, .. }) = &world.end else {
+        panic!("{:?}", world.end);
+    };
+    let told = details.join("\n");
+    assert!(
+        told.contains("its replacement does: drain and take away the new 1 of 3 of web"),
+        "{told}"
+    );
+}
+
+#[test]
+fn what_was_not_let_in_yet_is_held_back_after_a_restart() {
+    let mut world = World::rolling(false);
+    until(&mut world, Action::JoinOne(web(1)));
+    let run = world.durable.running.as_ref().expect("a record");
+    assert_eq!(run.held_back(), ["web-g-2", "web-g-3"]);
 }

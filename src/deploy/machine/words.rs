@@ -32,7 +32,7 @@ pub enum Input {
         /// How.
         answer: Answer,
     },
-    /// A person calls it off; without effect once traffic has moved.
+    /// A person calls it off; without effect after the cutover, or once the release is kept.
     Abort {
         /// Who.
         by: String,
@@ -200,6 +200,9 @@ pub enum Outcome {
         /// The new release is not fit: it is not healthy, or its gate stayed shut.
         #[serde(default)]
         is_shut: bool,
+        /// Some of its containers had taken requests.
+        #[serde(default)]
+        moved: bool,
     },
     /// A person called it off.
     Aborted {
@@ -207,6 +210,9 @@ pub enum Outcome {
         by: String,
         /// What else is to be known.
         details: Vec<String>,
+        /// Some of its containers had taken requests.
+        #[serde(default)]
+        moved: bool,
     },
     /// Nothing was begun.
     Refused {
@@ -256,6 +262,7 @@ pub(super) fn outcome(run: &Run) -> Outcome {
         Cause::Aborted { by } => Outcome::Aborted {
             by: by.clone(),
             details: details(),
+            moved: facts.moved,
         },
         Cause::RolledBack { reason } => Outcome::RolledBack {
             services,
@@ -269,6 +276,7 @@ pub(super) fn outcome(run: &Run) -> Outcome {
             is_shut,
         } => Outcome::Failed {
             is_shut: *is_shut,
+            moved: facts.moved,
             step: step.clone(),
             reason: reason.clone(),
             details: lines.iter().cloned().chain(details()).collect(),

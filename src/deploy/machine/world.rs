@@ -7,14 +7,15 @@ use serde_json::json;
 
 use super::*;
 use crate::config::{JobStep, Order};
+use crate::deploy::action::Replica;
 use crate::deploy::container::Hidden;
 use crate::deploy::job::{Doors, ImageOf, JobRun, restore_obstacle};
 use crate::deploy::plan::{
-    Displaced, Existing, Image, Limits, Member, New, Plan, PlannedJob, Role,
+    Displaced, Existing, Image, Limits, Member, New, Plan, PlannedJob, PlannedSmoke, Role,
 };
 use crate::deploy::record::{Book, Facts, Installed, Pulled, Releases};
 use crate::deploy::spec::ContainerSpec;
-use crate::model::Color;
+use crate::model::{Color, Strategy};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Disk {
@@ -27,6 +28,8 @@ pub(super) struct Thing {
     pub(super) member: usize,
     pub(super) is_new: bool,
     pub(super) runs: bool,
+    /// No request goes to it.
+    pub(super) held: bool,
 }
 
 /// How the next action goes.
@@ -51,6 +54,12 @@ pub(super) enum Traffic {
 }
 
 pub(super) struct World {
+    /// What is to be done.
+    base: Plan,
+    /// An old one that did not come back: its replacement may stay.
+    pub(super) lost: bool,
+    /// A request went to the new release.
+    served: bool,
     pub(super) machine: Option<Machine>,
     pub(super) now: Instant,
     pub(super) disk: Disk,
@@ -142,6 +151,7 @@ pub(super) fn plan(retry: bool) -> Plan {
     Plan {
         stack: "default".into(),
         release: "v2".to_owned(),
+        strategy: Strategy::BlueGreen,
         members: vec![
             api,
             member(
@@ -185,8 +195,46 @@ pub(super) fn plan(retry: bool) -> Plan {
     }
 }
 
+/// The same stack, replaced one by one: three replicas of the web service, one of the API. `closes`:
+/// for maintenance.
+pub(super) fn rolling_plan(closes: bool) -> Plan {
+    let mut plan = plan(false);
+    plan.jobs[0].job.maintenance = closes;
+    plan.strategy = Strategy::Rolling;
+    for member in &mut plan.members {
+        member.to = member.from;
+    }
+    let web = &mut plan.members[3];
+    let (old, new) = (web.old[0].clone(), web.new[0].clone());
+    web.old.push(Existing {
+        name: "web-3".to_owned(),
+        ..old
+    });
+    web.new.push(New {
+        name: "web-g-3".to_owned(),
+        ..new
+    });
+    let api = &mut plan.members[0];
+    api.displaced.clear();
+    api.surplus.clear();
+    plan.smoke.push(PlannedSmoke {
+        service: "web".into(),
+        path: "/".to_owned(),
+        host: None,
+        status: (200, 399),
+        contains: None,
+        timeout_ms: 1_000,
+    });
+    plan
+}
+
 /// A run of that plan.
 pub(crate) fn run(retry: bool) -> Run {
+    run_of(plan(retry))
+}
+
+/// A run of any plan.
+pub(super) fn run_of(plan: Plan) -> Run {
     Run {
         id: "d2".to_owned(),
         command: None,
@@ -194,7 +242,7 @@ pub(crate) fn run(retry: bool) -> Run {
         why: None,
         at_ms: 0,
         force: false,
-        plan: plan(retry),
+        plan,
         done: 0,
         back: None,
         facts: Facts::default(),
@@ -203,19 +251,23 @@ pub(crate) fn run(retry: bool) -> Run {
 }
 
 /// What is there before a deploy.
-fn before() -> BTreeMap<String, Thing> {
+fn before(plan: &Plan) -> BTreeMap<String, Thing> {
     let mut things = BTreeMap::new();
     let mut put = |name: &str, member, runs| {
         let thing = Thing {
             member,
             is_new: false,
             runs,
+            held: false,
         };
         things.insert(name.to_owned(), thing);
     };
     put("api-blue", 0, true);
-    // The idle color of Compose, with an older release; it runs.
-    put("api-green", 0, true);
+    match plan.strategy {
+        // The idle color of Compose, with an older release; it runs.
+        Strategy::BlueGreen => put("api-green", 0, true),
+        Strategy::Rolling => put("web-3", 3, true),
+    }
     put("bot-1", 1, true);
     put("mailer-1", 2, true);
     put("web-1", 3, true);
@@ -227,14 +279,24 @@ fn before() -> BTreeMap<String, Thing> {
 
 impl World {
     pub(super) fn new(retry: bool) -> Self {
+        Self::of(plan(retry))
+    }
+
+    pub(super) fn rolling(closes: bool) -> Self {
+        Self::of(rolling_plan(closes))
+    }
+
+    pub(super) fn of(base: Plan) -> Self {
         let mut world = Self {
+            lost: false,
+            served: false,
             machine: None,
             now: crate::clock::now(),
             disk: Disk::Works,
             durable: Book::default(),
             memory: Book::default(),
             writes: VecDeque::new(),
-            things: before(),
+            things: before(&base),
             traffic: Traffic::Old,
             pending: None,
             jobs: Vec::new(),
@@ -242,6 +304,7 @@ impl World {
             closed: false,
             end: None,
             log: Vec::new(),
+            base,
         };
         let kept = Installed {
             color: Color::Green,
@@ -260,7 +323,7 @@ impl World {
         };
         world.durable.releases.insert("web".into(), releases);
         world.memory = world.durable.clone();
-        let (machine, effects) = Machine::begin(world.now, run(retry));
+        let (machine, effects) = Machine::begin(world.now, run_of(world.base.clone()));
         world.machine = Some(machine);
         world.perform(effects);
         world
@@ -333,6 +396,7 @@ impl World {
         self.writes.clear();
         self.memory = self.durable.clone();
         self.machine = None;
+        self.forget_holds();
         // Whoever waited is gone.
         self.end = None;
         let Some(run) = self.durable.running.clone() else {
@@ -341,6 +405,15 @@ impl World {
         let (machine, effects) = Machine::resume(self.now, run);
         self.machine = Some(machine);
         self.perform(effects);
+    }
+
+    /// A daemon that starts holds back what its record says was not let in yet, and nothing else.
+    fn forget_holds(&mut self) {
+        let running = self.durable.running.as_ref();
+        let held = running.map(|run| run.held_back()).unwrap_or_default();
+        for (name, thing) in &mut self.things {
+            thing.held = held.contains(&name.as_str());
+        }
     }
 
     /// Another deploy in the same world.
@@ -403,15 +476,14 @@ impl World {
 
     fn plan(&self) -> Plan {
         let running = self.memory.running.as_ref();
-        running.map_or_else(|| plan(false), |run| run.plan.clone())
+        running.map_or_else(|| self.base.clone(), |run| run.plan.clone())
     }
 
     fn start(&mut self, name: &str) {
         let thing = self.things.get_mut(name).expect("it is there");
         thing.runs = true;
         let member = thing.member;
-        let plan = plan(false);
-        if plan.members[member].is_stop_first() {
+        if self.base.members[member].is_stop_first() {
             let up = self
                 .things
                 .values()
@@ -424,24 +496,17 @@ impl World {
         let Some(thing) = self.things.get(name).cloned() else {
             return;
         };
-        let plan = plan(false);
-        let is_old = !thing.is_new
-            && plan.members[thing.member]
-                .old
-                .iter()
-                .any(|o| o.name == name);
-        if is_old && !plan.members[thing.member].is_stop_first() {
-            assert_eq!(self.traffic, Traffic::New, "stopped before the verdict");
-            let known = self
-                .durable
-                .releases
-                .get(&plan.members[thing.member].service);
+        let member = &self.base.members[thing.member];
+        let is_old = !thing.is_new && member.old.iter().any(|o| o.name == name);
+        if is_old && self.base.is_rolled(member) {
+            assert!(thing.held, "stopped while it took requests");
+        } else if is_old && !member.is_stop_first() {
+            if self.base.strategy == Strategy::BlueGreen {
+                assert_eq!(self.traffic, Traffic::New, "stopped before the verdict");
+            }
+            let known = self.durable.releases.get(&member.service);
             let live = known.and_then(|known| known.live.as_ref());
-            assert_eq!(
-                live.map(|live| live.color),
-                Some(Color::Green),
-                "not durable"
-            );
+            assert_eq!(live.map(|live| live.color), Some(member.to), "not durable");
         }
         let thing = self.things.get_mut(name).expect("it was there");
         thing.runs = false;
@@ -458,6 +523,7 @@ impl World {
             member,
             is_new: true,
             runs: false,
+            held: true,
         };
         let known = self.things.get(name);
         assert!(known.is_none_or(|known| known.is_new), "the name is taken");
@@ -465,6 +531,90 @@ impl World {
     }
 
     fn engine(&mut self, action: Action, luck: Luck) -> Answer {
+        let answer = self.does(action, luck);
+        for (n, member) in self.base.members.iter().enumerate() {
+            if !self.base.is_rolled(member) {
+                continue;
+            }
+            let of_it = self.things.values().filter(|thing| thing.member == n);
+            let serving = of_it.filter(|thing| thing.runs && !thing.held).count();
+            let log = &self.log;
+            assert!(
+                serving >= member.old.len(),
+                "{serving} of {} serve\n{log:#?}",
+                member.service
+            );
+        }
+        answer
+    }
+
+    fn holds(&mut self, name: &str, held: bool) {
+        if let Some(thing) = self.things.get_mut(name) {
+            thing.held = held;
+        }
+    }
+
+    fn serves(&self, name: &str) -> bool {
+        let thing = self.things.get(name);
+        thing.is_some_and(|thing| thing.runs && !thing.held)
+    }
+
+    /// One container, as the hands do it. False: it failed.
+    fn one(&mut self, action: Action, replica: Replica, luck: Luck) -> bool {
+        let plan = self.base.clone();
+        let new = plan.new_one(replica).expect("a pair").name.clone();
+        let old = plan.old_one(replica).expect("a pair").name.clone();
+        let (halfway, bad) = (luck == Luck::FailsHalfway, luck == Luck::Bad);
+        match action {
+            Action::StartOne(_) => {
+                self.holds(&new, true);
+                if !halfway {
+                    self.start(&new);
+                }
+            }
+            Action::PlainOne(_) => assert!(!self.serves(&new), "its address may change"),
+            Action::JoinOne(_) => {
+                self.holds(&new, false);
+                self.served |= !self.closed;
+                return !bad;
+            }
+            Action::LeaveOne(_) | Action::ParkOne(_) => {
+                if bad {
+                    return false;
+                }
+                let mut so_far = plan.members[replica.member].new.iter().take(replica.at + 1);
+                assert!(so_far.all(|new| self.serves(&new.name)), "nobody is fit");
+                self.holds(&old, true);
+                if !halfway && matches!(action, Action::ParkOne(_)) {
+                    self.stop(&old);
+                }
+            }
+            Action::ReviveOne(_) => {
+                self.holds(&old, false);
+                if bad {
+                    self.lost = true;
+                    return false;
+                }
+                if !halfway {
+                    self.start(&old);
+                }
+            }
+            Action::WithdrawOne(_) => {
+                if self.serves(&new) {
+                    assert!(self.serves(&old), "nobody is left in its place");
+                }
+                self.holds(&new, true);
+                if !halfway {
+                    self.stop(&new);
+                    self.things.remove(&new);
+                }
+            }
+            _ => return !bad,
+        }
+        true
+    }
+
+    fn does(&mut self, action: Action, luck: Luck) -> Answer {
         let fails = |again| {
             Answer::Failed(Failure {
                 reason: "as it was told to".to_owned(),
@@ -472,6 +622,9 @@ impl World {
                 again,
             })
         };
+        if matches!(action, Action::ReviveOne(_)) && luck != Luck::Good {
+            self.lost = true;
+        }
         match luck {
             Luck::Fails => return fails(false),
             Luck::Silent => return fails(true),
@@ -583,6 +736,22 @@ impl World {
                     }
                 };
             }
+            Action::StartOne(replica)
+            | Action::HealthyOne(replica)
+            | Action::GateOne(replica)
+            | Action::PlainOne(replica)
+            | Action::JoinOne(replica)
+            | Action::LeaveOne(replica)
+            | Action::ParkOne(replica)
+            | Action::ReviveOne(replica)
+            | Action::WithdrawOne(replica) => {
+                if !self.one(action, replica, luck) {
+                    return fails(false);
+                }
+                if matches!(action, Action::JoinOne(_)) {
+                    news = News::Moved;
+                }
+            }
             Action::SwitchBack => self.traffic = Traffic::Old,
             Action::Adopt => panic!("that is a write"),
             Action::Plain(_) | Action::Drained | Action::Withdraw => {}
@@ -621,6 +790,7 @@ impl World {
                     None => {
                         assert!(self.closed, "written over what users did");
                         assert_eq!(self.traffic, Traffic::Old, "written under the new release");
+                        assert!(!self.served, "written under the new release");
                         self.restored = true;
                         News::Restored("the copy".to_owned())
                     }
@@ -645,15 +815,36 @@ impl World {
             .releases
             .get("bot")
             .is_some_and(|known| known.live.is_some());
+        let was = before(&self.base);
         if is_new {
-            assert_eq!(self.traffic, Traffic::New, "{log}");
-            let live = ["api-green", "bot-g-1", "mailer-g-1", "web-g-1", "web-g-2"];
-            assert_eq!(running, live.into(), "{log}");
-            let kept = ["api-blue", "bot-1", "mailer-1", "web-1", "web-2"];
+            if self.base.strategy == Strategy::BlueGreen {
+                assert_eq!(self.traffic, Traffic::New, "{log}");
+            }
+            let members = || self.base.members.iter();
+            let live = members().flat_map(|it| it.new.iter().map(|new| new.name.as_str()));
+            let live: BTreeSet<_> = live.collect();
+            assert_eq!(running, live, "{log}");
+            let kept = members().flat_map(|it| it.old.iter().map(|old| old.name.as_str()));
             assert_eq!(there, live.into_iter().chain(kept).collect(), "{log}");
+        } else if self.lost {
+            // Of each pair one serves, and nothing is gone that was there.
+            assert!(
+                was.keys().all(|name| self.things.contains_key(name)),
+                "{log}"
+            );
+            for member in self
+                .base
+                .members
+                .iter()
+                .filter(|it| self.base.is_rolled(it))
+            {
+                for (old, new) in member.old.iter().zip(&member.new) {
+                    let serve = self.serves(&old.name) || self.serves(&new.name);
+                    assert!(serve, "{}\n{log}", old.name);
+                }
+            }
         } else {
             assert_eq!(self.traffic, Traffic::Old, "{log}");
-            let was = before();
             assert_eq!(running, self::running(&was), "{log}");
             assert_eq!(there, was.keys().map(String::as_str).collect(), "{log}");
         }

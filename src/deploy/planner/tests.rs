@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::{Config, Env, Order, load_str_with};
-use crate::deploy::action::{Action, forward};
+use crate::deploy::action::{Action, Replica, forward};
 use crate::deploy::container::label;
 use crate::deploy::record::{Pulled, Quarantined, Releases};
 
@@ -522,4 +522,178 @@ fn images_are_taken_apart_as_registries_write_them() {
     assert!(
         is_tag("v2") && is_tag("2026.1_rc-1") && !is_tag("a/b") && !is_tag("a:b") && !is_tag("")
     );
+}
+
+impl World {
+    fn rolling(&self, image: &str) -> Result<Plan, PlanError> {
+        let ask = Ask {
+            image: image.to_owned(),
+            strategy: Strategy::Rolling,
+            ..Ask::default()
+        };
+        plan_deploy(self.scene(), &ask, "d7", UNIX_EPOCH)
+    }
+}
+
+#[test]
+fn a_rolling_deploy_stays_in_the_live_color_and_goes_one_by_one() {
+    let mut world = World::shop();
+    world
+        .containers
+        .push(container("shop_web_2", "web", |_| {}));
+    let plan = world.rolling("2").expect("a plan");
+    let web = &plan.members[0];
+    assert_eq!((web.from, web.to), (Color::Blue, Color::Blue));
+    assert_eq!(names(web), ["shop-web-blue-d7-1", "shop-web-blue-d7-2"]);
+    let spec = web.new[0].spec.as_ref().expect("made");
+    assert_eq!(spec.body["Labels"][label::COLOR], "blue");
+    use Action as A;
+    let [first, second] = [0, 1].map(|at| Replica { member: 0, at });
+    assert_eq!(
+        forward(&plan),
+        [
+            A::Pull(0),
+            A::Resources,
+            A::Job(0),
+            A::Create(0),
+            A::Create(1),
+            A::StartOne(first),
+            A::HealthyOne(first),
+            A::GateOne(first),
+            // Once, before the first old one leaves.
+            A::Smoke(0),
+            A::PlainOne(first),
+            A::JoinOne(first),
+            A::LeaveOne(first),
+            A::ParkOne(first),
+            A::StartOne(second),
+            A::HealthyOne(second),
+            A::GateOne(second),
+            A::PlainOne(second),
+            A::JoinOne(second),
+            A::LeaveOne(second),
+            A::ParkOne(second),
+            A::Halt(1),
+            A::Start(1),
+            A::Healthy(1),
+            A::Gate,
+            A::Adopt,
+            A::Plain(1),
+            A::Prune,
+        ]
+    );
+}
+
+#[test]
+fn a_plan_of_an_earlier_version_is_one_of_blue_and_green() {
+    let plan = World::shop().plan("2", &[]).expect("a plan");
+    let mut written = serde_json::to_value(&plan).expect("JSON");
+    let removed = written.as_object_mut().and_then(|it| it.remove("strategy"));
+    assert_eq!(removed, Some(json!("blue-green")));
+    let read: Plan = serde_json::from_value(written).expect("a plan");
+    assert_eq!(read, plan);
+}
+
+#[test]
+fn what_cannot_be_replaced_one_by_one_is_refused_with_the_way_out() {
+    let blue = container("shop_app-blue_1", "app-blue", |_| {});
+    let green = container("shop_app-green_1", "app-green", |_| {});
+    let world = World::of(DECLARED, vec![blue, green]);
+    let error = world.rolling("2").expect_err("refused").to_string();
+    assert!(error.contains("(shop_app-blue_1)"), "{error}");
+    assert!(error.contains("--strategy blue-green"), "{error}");
+
+    let file = DECLARED
+        .replace("app-blue", "web")
+        .replace("app-green", "web-green");
+    let world = World::of(&file, vec![container("shop_web_1", "web", |_| {})]);
+    let error = world.rolling("2").expect_err("refused").to_string();
+    assert!(error.contains("docker = { service = "), "{error}");
+    assert!(world.plan("2", &[]).is_ok());
+}
+
+/// After a rolling deploy: the new one runs, the old one is kept, both in blue.
+fn rolled() -> World {
+    let live = container("shop-web-blue-d6", "web", ours("blue", "d6"));
+    let first = container("shop_web_1", "web", stopped);
+    let mut world = World::of(SHOP, vec![live, first]);
+    let installed = |name: &str| Installed {
+        color: Color::Blue,
+        release: "r".to_owned(),
+        image: "shop:1".to_owned(),
+        image_id: String::new(),
+        digest: None,
+        deploy: String::new(),
+        containers: vec![name.to_owned()],
+        since_ms: 0,
+        policies: BTreeMap::new(),
+    };
+    let releases = Releases {
+        live: Some(installed("shop-web-blue-d6")),
+        kept: Some(installed("shop_web_1")),
+    };
+    world.book.releases.insert("web".into(), releases);
+    world
+}
+
+#[test]
+fn what_a_rolling_deploy_has_kept_is_gone_back_to_one_by_one() {
+    let mut world = rolled();
+    let plan = plan_rollback(world.scene(), &[], "d7", UNIX_EPOCH).expect("a plan");
+    assert!(plan.is_rollback);
+    assert_eq!(plan.strategy, Strategy::Rolling);
+    let web = &plan.members[0];
+    assert_eq!((web.from, web.to), (Color::Blue, Color::Blue));
+    assert_eq!(names(web), ["shop_web_1"]);
+    assert_eq!(web.old[0].name, "shop-web-blue-d6");
+    let steps = forward(&plan);
+    let one = Replica { member: 0, at: 0 };
+    assert!(steps.contains(&Action::StartOne(one)) && steps.contains(&Action::ParkOne(one)));
+    assert!(!steps.contains(&Action::CutOver) && !steps.contains(&Action::PlainOne(one)));
+    assert!(web.surplus.is_empty());
+
+    // There are more of the live ones than were kept: the others leave once all of those serve.
+    let second = container("shop-web-blue-d6-22", "web", ours("blue", "d6"));
+    world.containers.push(second);
+    let plan = plan_rollback(world.scene(), &[], "d7", UNIX_EPOCH).expect("a plan");
+    let steps = forward(&plan);
+    let at = |action: Action| steps.iter().position(|known| *known == action);
+    let other = Replica { member: 0, at: 1 };
+    assert!(at(Action::JoinOne(one)) < at(Action::LeaveOne(other)));
+    assert!(at(Action::LeaveOne(other)) < at(Action::ParkOne(other)));
+    assert_eq!(at(Action::JoinOne(other)), None);
+    world.containers.pop();
+
+    // Half of it in the live color and half of it in the other is nothing to begin with.
+    let file = format!("{SHOP}[service.api]\ndocker = {{ service = \"api\", port = 1 }}\n");
+    world.config = config(&file);
+    world
+        .containers
+        .push(container("shop_api_1", "api", |_| {}));
+    world.live.insert("api".into(), Color::Blue);
+    let mut of_api = world.book.releases["web"].clone();
+    if let (Some(live), Some(kept)) = (&mut of_api.live, &mut of_api.kept) {
+        live.containers = vec!["shop_api_1".to_owned()];
+        kept.color = Color::Green;
+    }
+    world.book.releases.insert("api".into(), of_api);
+    let mixed = plan_rollback(world.scene(), &[], "d7", UNIX_EPOCH);
+    assert!(matches!(mixed, Err(PlanError::Mixed(_))), "{mixed:?}");
+}
+
+#[test]
+fn the_next_deploy_of_either_kind_discards_what_a_rolling_one_has_kept() {
+    let mut world = rolled();
+    for plan in [world.plan("3", &["web"]), world.rolling("3")] {
+        let web = &plan.expect("a plan").members[0];
+        assert_eq!(web.old.len(), 1);
+        assert_eq!(web.surplus, ["shop_web_1"]);
+        assert!(web.displaced.is_empty());
+    }
+    // One that somebody has scaled down is theirs.
+    let theirs = container("shop_web_9", "web", stopped);
+    world.containers.push(theirs);
+    let web = &world.rolling("3").expect("a plan").members[0];
+    // Compose has made it beside what was deployed: it counts as the other color, as ever.
+    assert_eq!(web.surplus, ["shop_web_9", "shop_web_1"]);
 }
