@@ -363,8 +363,8 @@ pub fn backward(run: &Run, cause: &Cause) -> Vec<Action> {
     }
     for (n, job) in plan.jobs.iter().enumerate().rev() {
         // A job that was to make the copy and failed has left none.
-        let is_whole = run.facts.snapshots.get(&n).is_some_and(|copy| copy.whole);
-        if is_whole && !job.job.restore.is_empty() && is_undone(cause) {
+        let has_copy = run.facts.snapshots.contains_key(&n);
+        if has_copy && !job.job.restore.is_empty() {
             all.push(Action::Restore(n));
         }
     }
@@ -398,13 +398,6 @@ fn replica_back(plan: &Plan, replica: Replica, begun: &[Action]) -> Vec<Action> 
         all.push(Action::WithdrawOne(replica));
     }
     all
-}
-
-const fn is_undone(cause: &Cause) -> bool {
-    match cause {
-        Cause::Failed { .. } | Cause::Aborted { .. } | Cause::RolledBack { .. } => true,
-        Cause::AlreadyLive | Cause::Refused { .. } => false,
-    }
 }
 
 impl Member {

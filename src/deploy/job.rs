@@ -285,8 +285,8 @@ pub struct Doors {
 /// Why a copy must not be put back by itself, if so.
 #[must_use]
 pub fn restore_obstacle(run: &Run, job: usize, doors: &Doors) -> Option<String> {
-    let Some(snapshot) = run.facts.snapshots.get(&job).filter(|copy| copy.whole) else {
-        return Some("there is no whole copy".to_owned());
+    let Some(snapshot) = run.facts.snapshots.get(&job) else {
+        return Some("there is no copy".to_owned());
     };
     if run.facts.moved {
         return Some("requests went to the new release since".to_owned());

@@ -277,9 +277,17 @@ impl Plan {
         // The engine answers most things at once; a disk that is busy may take its time.
         const ANSWER: u64 = 60_000;
         let limits = &self.limits;
+        // One after the other.
+        let stops = |n: usize, containers: fn(&Member) -> usize| {
+            let count = self.members.get(n).map_or(1, containers).max(1);
+            limits.stop_ms * u64::try_from(count).unwrap_or(u64::MAX) + ANSWER
+        };
         let ms = match action {
             A::Pull(_) => limits.pull_ms,
-            A::Job(n) | A::Restore(n) => self.jobs.get(n)?.job.timeout_ms + ANSWER,
+            // Its own image, the job, and what verifies it.
+            A::Job(n) | A::Restore(n) => {
+                limits.pull_ms + 2 * self.jobs.get(n)?.job.timeout_ms + ANSWER
+            }
             A::Healthy(_) | A::HealthyOne(_) => limits.start_ms,
             A::Gate | A::GateOne(_) | A::JoinOne(_) => limits.gate_ms,
             A::LeaveOne(_) => limits.gate_ms + limits.drain_ms + ANSWER,
@@ -287,11 +295,17 @@ impl Plan {
                 limits.gate_ms + limits.drain_ms + limits.stop_ms + ANSWER
             }
             A::ReviveOne(_) => limits.start_ms + limits.gate_ms + ANSWER,
-            A::Smoke(n) => self.smoke.get(n)?.timeout_ms + ANSWER,
-            A::Close | A::Drained | A::Withdraw => limits.drain_ms + ANSWER,
-            A::Displace(_) | A::Halt(_) | A::Park(_) | A::StopNew(_) | A::RemoveNew(_) => {
-                limits.stop_ms + ANSWER
+            A::Smoke(n) => {
+                let page = self.smoke.get(n)?;
+                let mut members = self.members.iter();
+                let asked = members.find(|member| member.service == page.service);
+                let count = asked.map_or(1, |member| member.new.len()).max(1);
+                page.timeout_ms * u64::try_from(count).unwrap_or(u64::MAX) + ANSWER
             }
+            A::Close | A::Drained | A::Withdraw => limits.drain_ms + ANSWER,
+            A::Displace(n) => stops(n, |member| member.displaced.len()),
+            A::Halt(n) | A::Park(n) => stops(n, |member| member.old.len()),
+            A::StopNew(n) | A::RemoveNew(n) => stops(n, |member| member.new.len()),
             // Ended by the switch itself.
             A::CutOver | A::Verdict => return None,
             A::SwitchBack => limits.drain_ms + ANSWER,

@@ -368,6 +368,4 @@ pub struct Pulled {
 pub struct Snapshot {
     /// When its job began, in milliseconds since 1970.
     pub began_ms: u64,
-    /// Whether it is whole.
-    pub whole: bool,
 }

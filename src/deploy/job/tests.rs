@@ -127,10 +127,7 @@ fn run(facts: Facts) -> Run {
 
 #[test]
 fn a_copy_is_put_back_only_if_nobody_can_have_written_since() {
-    let copy = Snapshot {
-        began_ms: 1_000,
-        whole: true,
-    };
+    let copy = Snapshot { began_ms: 1_000 };
     let covered = Facts {
         snapshots: [(0, copy)].into(),
         closed: true,

@@ -415,11 +415,7 @@ impl Machine {
                         .get(n)
                         .is_some_and(|job| job.job.snapshot)
                 {
-                    let copy = Snapshot {
-                        began_ms,
-                        whole: true,
-                    };
-                    facts.snapshots.insert(n, copy);
+                    facts.snapshots.insert(n, Snapshot { began_ms });
                 }
             }
             // A container that joins while the stack is closed gets none.
@@ -505,13 +501,22 @@ impl Machine {
         deadline: Option<Instant>,
         failure: Failure,
     ) {
-        let in_time = deadline.is_none_or(|deadline| now + TRY_AGAIN < deadline);
+        let until = now + TRY_AGAIN;
+        let must_be = self.run.back.is_some() || self.is_finishing();
+        let in_time = deadline.is_none_or(|deadline| until < deadline);
         if failure.again && in_time {
-            let until = now + TRY_AGAIN;
             self.state = State::Pausing { until, deadline };
             return;
         }
-        if self.run.back.is_none() && !self.is_finishing() {
+        // Each attempt has its time: the engine may hang.
+        let limit = self.run.plan.limit(action);
+        let deadline = limit.map(|limit| until + limit);
+        if failure.again && must_be {
+            // It is away, and will come back.
+            self.state = State::Pausing { until, deadline };
+            return;
+        }
+        if !must_be {
             self.turn(Cause::Failed {
                 step: action.told(&self.run.plan),
                 reason: failure.reason,
@@ -537,11 +542,7 @@ impl Machine {
             _ => ATTEMPTS,
         };
         if self.attempts < attempts && !is_job {
-            let until = now + TRY_AGAIN;
-            self.state = State::Pausing {
-                until,
-                deadline: None,
-            };
+            self.state = State::Pausing { until, deadline };
             return;
         }
         // It cannot be helped: told, and gone on with what is left.
