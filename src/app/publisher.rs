@@ -379,7 +379,7 @@ pub(super) fn fill(slot: &Slot, configured: &[UpstreamAddr], addresses: &Address
         let targets = addresses.targets(upstream).into_iter();
         targets.map(move |target| (upstream, target, behind.clone(), reported))
     });
-    let next: Vec<Arc<Upstream>> = targets
+    let found: Vec<(Arc<Upstream>, bool)> = targets
         .map(|(upstream, target, behind, reported)| {
             let kept = known.iter().find(|old| {
                 old.configured() == upstream
@@ -389,19 +389,22 @@ pub(super) fn fill(slot: &Slot, configured: &[UpstreamAddr], addresses: &Address
             let held = behind
                 .as_ref()
                 .is_some_and(|it| addresses.is_held(&it.name));
+            let is_new = kept.is_none();
             let upstream = kept.cloned().unwrap_or_else(|| {
-                let joins = behind.is_some() && !known.is_empty();
-                let upstream = Upstream::of_container(upstream.clone(), target, behind);
-                if joins {
-                    upstream.begin_trial();
-                }
-                Arc::new(upstream)
+                Arc::new(Upstream::of_container(upstream.clone(), target, behind))
             });
             upstream.set_held(held);
             upstream.report(reported);
-            upstream
+            (upstream, is_new)
         })
         .collect();
+    // A container that comes to others has to show first that it can.
+    if found.iter().any(|(_, is_new)| !is_new) {
+        let new = found.iter().filter(|(_, is_new)| *is_new);
+        let of_containers = new.filter(|(upstream, _)| upstream.behind().is_some());
+        of_containers.for_each(|(upstream, _)| upstream.begin_trial());
+    }
+    let next: Vec<_> = found.into_iter().map(|(upstream, _)| upstream).collect();
     let unchanged = next.len() == known.len()
         && next
             .iter()
@@ -417,4 +420,41 @@ pub(super) fn fill(slot: &Slot, configured: &[UpstreamAddr], addresses: &Address
     });
     slot.set_upstreams(next);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Behind;
+
+    #[test]
+    fn a_container_that_comes_to_others_is_on_trial_and_one_that_is_held_is_marked() {
+        let counters = Metrics::new().color(&"web".into(), Color::Blue);
+        let slot = Slot::new("web".into(), Color::Blue, SlotSettings::default(), counters);
+        let addresses = Addresses::default();
+        let both = ["10.0.0.1:80", "10.0.0.2:80"].map(|one| one.parse().expect("an address"));
+        let behind = |upstream: &UpstreamAddr| {
+            let behind = Behind {
+                name: upstream.to_string().into(),
+                run: "1".into(),
+            };
+            (upstream.clone(), (behind, None))
+        };
+        addresses.set_containers(both.iter().map(behind).collect());
+        let trials = || {
+            let all = slot.upstreams();
+            all.iter().map(|one| one.is_on_trial()).collect::<Vec<_>>()
+        };
+        assert!(fill(&slot, &both[..1], &addresses));
+        assert_eq!(trials(), [false], "the first ones have nobody to wait for");
+        assert!(fill(&slot, &both, &addresses));
+        assert_eq!(trials(), [false, true]);
+        assert!(fill(&slot, &both[1..], &addresses));
+        addresses.hold("10.0.0.2:80", true);
+        assert!(!fill(&slot, &both[1..], &addresses), "the same upstreams");
+        assert!(slot.upstreams()[0].is_held());
+        addresses.hold_none();
+        fill(&slot, &both[1..], &addresses);
+        assert!(!slot.upstreams()[0].is_held());
+    }
 }
