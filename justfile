@@ -32,8 +32,8 @@ soak:
         SOAK_DIR="$PWD/target/soak" SOAK_CONTAINERS=200 \
         cargo nextest run --profile soak --test docker come_and_go
     CUTOVER_BIN="$PWD/target/fast/cutover" PROXYCTL_BIN="$PWD/target/fast/proxyctl" \
-        SOAK_DIR="$PWD/target/soak" SOAK_DEPLOY_KILLS=96 SOAK_ENGINE_KILLS=28 \
-        cargo nextest run --profile soak --test deploy killed_at_any_step
+        SOAK_DIR="$PWD/target/soak" SOAK_DEPLOY_KILLS=96 SOAK_ENGINE_KILLS=28 SOAK_ROLLING_KILLS=54 \
+        cargo nextest run --profile soak --test deploy killed
     CUTOVER_BIN="$PWD/target/fast/cutover" PROXYCTL_BIN="$PWD/target/fast/proxyctl" SOAK_DEPLOYS=20 \
         cargo nextest run --profile soak --test deploy releases_one_after_the_other --no-capture
     CUTOVER_BIN="$PWD/target/fast/cutover" PROXYCTL_BIN="$PWD/target/fast/proxyctl" SOAK_RESTORE_MB=1024 \

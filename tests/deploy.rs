@@ -536,7 +536,7 @@ fn a_copy_is_put_back_under_maintenance_and_never_else() {
 fn many_deploys_leave_the_containers_of_two_colors() {
     let world = World::new(Engine::shared(), "cutover-t-dep-many");
     let shop = Shop::open(&world, &["v1", "v2", "v3"], SHORT, "");
-    for n in 0..6 {
+    for n in 0..4 {
         let version = ["v2", "v3"][n % 2];
         let ended = shop.deploy(&[version]);
         assert_eq!(ended.code, 0, "{n}: {ended:?}\n{}", shop.edge.log());
@@ -850,7 +850,7 @@ const RECORDS: u64 = 24;
 fn a_daemon_that_is_killed_at_any_step_ends_with_one_release_and_nothing_left_over() {
     let world = World::new(Engine::shared(), "cutover-t-dep-kill");
     let mut shop = Shop::open(&world, &["v1", "v2", "v3", "bad"], SHORT, "");
-    let kills = wanted("SOAK_DEPLOY_KILLS", 8);
+    let kills = wanted("SOAK_DEPLOY_KILLS", 5);
     let counts = Counts::of("deploy-kills");
     let (mut killed, mut kept) = (counts.done("died"), counts.done("went_on"));
     for seed in counts.done("kills")..kills {

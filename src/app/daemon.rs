@@ -229,7 +229,7 @@ impl Daemon {
         if patched.services != now.services {
             self.config.store(Arc::new(patched));
         }
-        self.refill();
+        self.fill();
         if !is_whole {
             self.discovery.adopt.notify_one();
         }
@@ -361,6 +361,15 @@ impl Daemon {
     /// Connections to containers that cannot answer any more are ended, so that what waits for them is
     /// tried elsewhere.
     pub(super) fn refill(&self) {
+        let _one_at_a_time = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.fill();
+    }
+
+    /// The same, for who holds the lock of what is published.
+    fn fill(&self) {
         let config = self.config.load();
         for slot in self.publisher.slots() {
             let Some(configured) = configured(&config, &slot) else {
@@ -401,7 +410,7 @@ impl Daemon {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         self.addresses.hold(container, held);
-        self.refill();
+        self.fill();
     }
 
     /// Keeps requests away from no container.
@@ -411,7 +420,7 @@ impl Daemon {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         self.addresses.hold_none();
-        self.refill();
+        self.fill();
     }
 
     /// Adds to the history, and tells whoever wants to know.

@@ -30,6 +30,8 @@ pub struct Scene<'a> {
     pub hosts: &'a BTreeMap<ServiceName, String>,
     /// What is remembered.
     pub book: &'a Book,
+    /// The Compose project of the proxy's own container.
+    pub own: Option<&'a str>,
     /// Every container of the engine, running or not.
     pub containers: &'a [Container],
     /// The engine's descriptions of their images, by id.
@@ -66,6 +68,12 @@ pub enum PlanError {
     /// More than one stack, and none was named.
     #[error("several stacks could be meant ({}): name one of its services with --service", .0.join("; "))]
     SeveralStacks(Vec<String>),
+    /// More than one Compose project, and none was named.
+    #[error(
+        "containers of several Compose projects could be meant ({}): name each service with --service",
+        .0.join("; ")
+    )]
+    SeveralProjects(Vec<String>),
     /// Services of several stacks.
     #[error("{} are not of one stack: deploy them one after the other", .0.join(", "))]
     DifferentStacks(Vec<String>),
@@ -387,6 +395,7 @@ fn choose<'a>(
     }
     if asked.is_empty() {
         found.retain(|one| !one.live.is_empty());
+        one_project(scene.own, &mut found)?;
     } else {
         found.retain(|one| asked.contains(&one.service.name));
         if let Some(one) = found.iter().find(|one| one.live.is_empty()) {
@@ -413,6 +422,32 @@ fn choose<'a>(
             Err(PlanError::DifferentStacks(found.iter().map(name).collect()))
         }
     }
+}
+
+/// Nobody means the containers of a Compose project that is discovered as well: the services of the
+/// proxy's own project, if there are any, else those of the only one.
+fn one_project(own: Option<&str>, found: &mut Vec<Found<'_>>) -> Result<(), PlanError> {
+    let project = |one: &Found<'_>| {
+        one.live
+            .first()
+            .map_or("", |live| bare_project(live))
+            .to_owned()
+    };
+    let all = found.iter().map(project).filter(|name| !name.is_empty());
+    let all: BTreeSet<_> = all.collect();
+    if all.len() < 2 {
+        return Ok(());
+    }
+    if let Some(own) = own.filter(|own| all.contains(*own)) {
+        found.retain(|one| project(one) == own);
+        return Ok(());
+    }
+    let of = |name: &String| {
+        let services = found.iter().filter(|one| project(one) == *name);
+        let services: Vec<_> = services.map(|one| one.service.name.as_str()).collect();
+        format!("{name}: {}", services.join(", "))
+    };
+    Err(PlanError::SeveralProjects(all.iter().map(of).collect()))
 }
 
 fn find<'a>(scene: Scene<'a>, service: &'a Service) -> Found<'a> {

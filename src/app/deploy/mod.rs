@@ -287,6 +287,7 @@ struct Gathered {
     live: BTreeMap<ServiceName, Color>,
     hosts: BTreeMap<ServiceName, String>,
     book: Book,
+    own: Option<String>,
     containers: Vec<Container>,
     images: BTreeMap<String, Value>,
 }
@@ -331,6 +332,7 @@ async fn gather(daemon: &Daemon, client: &Client) -> Result<Gathered, DockerErro
         live: live(daemon),
         hosts: hosts(daemon),
         book: daemon.deploys.book(),
+        own: daemon.discovery.own_project(),
         containers,
         images,
     })
@@ -345,6 +347,7 @@ impl Gathered {
             live: &self.live,
             hosts: &self.hosts,
             book: &self.book,
+            own: self.own.as_deref(),
             containers: &self.containers,
             images: &self.images,
         }

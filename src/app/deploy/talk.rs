@@ -309,7 +309,11 @@ pub(in crate::app) fn denied(denied: Denied) -> ControlError {
         Denied::Plan(P::UnknownService(_)) => ErrorCode::UnknownService,
         Denied::Plan(P::NothingKept | P::Gone(_)) => ErrorCode::NothingToUndo,
         Denied::Plan(
-            P::SeveralStacks(_) | P::DifferentStacks(_) | P::NoName { .. } | P::OtherImage { .. },
+            P::SeveralStacks(_)
+            | P::SeveralProjects(_)
+            | P::DifferentStacks(_)
+            | P::NoName { .. }
+            | P::OtherImage { .. },
         ) => ErrorCode::Usage,
         Denied::Plan(
             P::NothingToDeploy

@@ -88,6 +88,7 @@ struct World {
     live: BTreeMap<ServiceName, Color>,
     hosts: BTreeMap<ServiceName, String>,
     book: Book,
+    own: Option<&'static str>,
     containers: Vec<Container>,
     images: BTreeMap<String, Value>,
 }
@@ -101,6 +102,7 @@ impl World {
             live: [("web".into(), Color::Blue)].into(),
             hosts: [("web".into(), "shop.test".to_owned())].into(),
             book: Book::default(),
+            own: None,
             images: ids.map(|id| (id, image.clone())).collect(),
             containers,
         }
@@ -120,6 +122,7 @@ impl World {
             live: &self.live,
             hosts: &self.hosts,
             book: &self.book,
+            own: self.own,
             containers: &self.containers,
             images: &self.images,
         }
@@ -429,6 +432,25 @@ fn a_rollback_starts_what_was_kept() {
         gone,
         "the containers of the kept release are gone: shop_web_1"
     );
+}
+
+#[test]
+fn nobody_is_asked_to_deploy_another_compose_project() {
+    let web = container("shop_web_1", "web", |_| {});
+    let other = container("blog_worker_1", "worker", |inspect| {
+        inspect["Config"]["Labels"][label::COMPOSE_PROJECT] = json!("blog");
+    });
+    let project = web.project().expect("a project").to_owned();
+    let mut world = World::of(SHOP, vec![web, other]);
+    let refused = world.plan("v2", &[]).expect_err("two projects").to_string();
+    for word in ["blog: worker", &format!("{project}: web"), "--service"] {
+        assert!(refused.contains(word), "{refused}");
+    }
+    let both = world.plan("v2", &["web", "worker"]).expect("both by name");
+    assert_eq!(both.members.len(), 2);
+    world.own = Some("blog");
+    let plan = world.plan("v2", &[]).expect("its own");
+    assert_eq!(plan.services(), ["worker".into()]);
 }
 
 #[test]
