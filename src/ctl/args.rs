@@ -167,7 +167,7 @@ pub(crate) enum Verb {
         /// Name of a job with a schedule
         name: String,
     },
-    /// Remove the kept release and what earlier deploys have left
+    /// Remove the kept release, idle containers and what earlier deploys have left
     Cleanup,
     /// As cleanup, and give the live containers their first names back
     Reset,
