@@ -623,6 +623,34 @@ fn a_switch_and_a_deploy_keep_out_of_each_others_way() {
     assert_eq!(before(), 2, "{:?}", shop.containers());
 }
 
+#[test]
+fn a_release_that_is_left_right_after_its_verdict_finds_the_one_before_running() {
+    let world = World::new(Engine::shared(), "cutover-t-dep-late");
+    let late = "[[job]]\nname = \"late\"\nservice = \"web\"\nwhen = \"after\"\n\
+        command = [\"/bin/sh\", \"-c\", \"sleep 5\"]\n";
+    let shop = Shop::open(&world, &["v1", "v2"], SHORT, late);
+    let first = shop.running();
+    let load = Load::start(shop.edge.http);
+    assert_eq!(shop.deploy(&["v2", "--no-wait"]).code, 0);
+    wait_for(DEPLOY, "it is kept", || {
+        shop.edge.status()["deploy"]["step"] == "job late"
+    });
+    assert_eq!(shop.page(), "v2");
+    let back = shop.edge.proxyctl(&["rollback"]);
+    assert_eq!(back.code, 0, "{back:?}");
+    assert_eq!(shop.page(), "v1");
+    wait_for(DEPLOY, "it is over", || shop.has_no_deploy());
+    load.more(50);
+    let (sent, failed) = load.end();
+    assert!(failed.is_empty(), "{} of {sent}: {failed:?}", failed.len());
+    assert_eq!(shop.page(), "v1");
+    assert!(
+        first.iter().all(|name| shop.running().contains(name)),
+        "{:?}",
+        shop.containers()
+    );
+}
+
 /// `docker-compose up -d` over a file with one service, as a person types it after a change.
 fn compose_up(world: &World, images: &Images<'_>, folder: &Path, version: &str, more: &str) {
     let text = format!(

@@ -330,17 +330,23 @@ fn the_table_is_right_within_a_second_while_containers_come_and_go() {
     wait_until("it answers", || {
         answering(&edge, "localhost") == [own.clone()]
     });
+    let host = |n: u64| format!("h{n}.internal");
+    let created = (0..wanted).map(|n| {
+        let (name, project) = (format!("many-{n}"), format!("p{n}"));
+        let labels = [&format!("cutover.host={}", host(n)), "cutover.tls=off"];
+        world.create(&name, &project, "app", &labels)
+    });
+    let created: Vec<_> = created.collect();
     // The engine needs the machine too.
     let load = Load::paced(edge.http, "localhost", Duration::from_millis(20));
     let begun = now();
     let come_and_go = |worker: u64| {
         let mut times = Vec::new();
         for n in (worker..wanted).step_by(AT_ONCE.try_into().expect("few")) {
-            let (name, project) = (format!("many-{n}"), format!("p{n}"));
-            let host = format!("h{n}.internal");
-            let labels = [&format!("cutover.host={host}"), "cutover.tls=off"];
-            let id = world.start(&name, &project, "app", &labels, &[]);
-            let came = time_until_right(edge.http, &host, &id);
+            let at = usize::try_from(n).expect("few");
+            let (name, host, id) = (format!("many-{n}"), host(n), &created[at]);
+            world.docker("start", &name, &[]);
+            let came = time_until_right(edge.http, &host, id);
             world.docker("rm", &name, &["--force"]);
             // What is gone is nobody's, so the default site's.
             times.push((came, time_until_right(edge.http, &host, &own)));

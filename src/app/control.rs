@@ -89,15 +89,17 @@ impl Control for DaemonControl {
         reporter: Reporter,
     ) -> Result<Outcome, ControlError> {
         let (id, why) = (request.id.clone(), request.why.clone());
-        if let Some(news) = self.0.deploys.abort_rolling(&actor) {
-            return deploy::follow(&self.0, news, &reporter).await;
-        }
-        self.is_free(&[])?;
-        // A running deploy is undone by its switch.
-        if self.0.deploys.progress().is_none()
-            && let Some(outcome) = deploy::to_kept(&self.0, &actor, id, why, &reporter).await
-        {
-            return outcome;
+        // A switch that goes on is what is meant, unless a deploy has begun it or prepares one.
+        if !self.is_switching_by_hand()? {
+            if let Some(news) = self.0.deploys.abort_rolling(&actor) {
+                return deploy::follow(&self.0, news, &reporter).await;
+            }
+            self.is_free(&[])?;
+            if self.0.deploys.progress().is_none()
+                && let Some(outcome) = deploy::to_kept(&self.0, &actor, id, why, &reporter).await
+            {
+                return outcome;
+            }
         }
         let verb = verb(&actor, request.id, request.why);
         let outcome = self.switchboard()?.rollback(verb).await;
@@ -186,6 +188,17 @@ impl DaemonControl {
             None => Ok(()),
             Some(why) => Err(ControlError::new(ErrorCode::Busy, why)),
         }
+    }
+
+    /// Whether a switch goes on that no deploy has to do with.
+    fn is_switching_by_hand(&self) -> Result<bool, ControlError> {
+        let in_hand = self.0.deploys.in_hand();
+        let stacks = self.switchboard()?.status();
+        let mut by_hand = stacks.iter().filter(|stack| {
+            let mut services = stack.services.iter();
+            !services.any(|one| in_hand.contains(&one.service))
+        });
+        Ok(by_hand.any(|stack| stack.run.is_some()))
     }
 
     fn switchboard(&self) -> Result<Switchboard, ControlError> {

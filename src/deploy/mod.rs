@@ -28,8 +28,8 @@ pub use plan::{
     Displaced, Existing, Image, Limits, Member, New, Origin, Plan, PlannedJob, PlannedSmoke, Role,
 };
 pub use planner::{
-    Ask, PlanError, Scene, live_container, ours, owner, plan_deploy, plan_rollback, release_label,
-    repository,
+    Ask, PlanError, Scene, bare_project, live_container, ours, owner, plan_deploy, plan_rollback,
+    release_label, repository,
 };
 pub use record::{
     Back, Book, Cause, Facts, Installed, Pulled, Quarantined, Ran, Releases, Run, Snapshot,

@@ -550,7 +550,8 @@ pub fn ours(
 }
 
 /// The Compose project of a container; `-p blue` and `-p green` are one.
-fn bare_project(container: &Container) -> &str {
+#[must_use]
+pub fn bare_project(container: &Container) -> &str {
     Color::ending(container.project().unwrap_or_default()).0
 }
 

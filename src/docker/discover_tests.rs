@@ -739,6 +739,18 @@ fn the_file_says_whose_service_it_means() {
 }
 
 #[test]
+fn a_service_that_moved_to_another_project_is_there_when_the_file_says_so() {
+    let mut world = in_project("edge");
+    world.add(1, "edge", "web", &[]);
+    assert_eq!(world.services(), ["web blue=10.0.0.1:3000"]);
+    world.remove(1);
+    world.add(2, "shop", "web", &[]);
+    assert_eq!(world.services(), ["web blue=-"]);
+    world.file = "[service.web]\ndocker = { service = \"web\", project = \"shop\" }\n".to_owned();
+    assert_eq!(world.services(), ["web blue=10.0.0.2:3000"]);
+}
+
+#[test]
 fn a_release_that_is_kept_stopped_in_the_live_color_says_nothing_of_it() {
     let mut world = World::with_file("[service.web]\ndocker = { service = \"web\" }\n");
     world.live.insert("web".to_owned(), Color::Blue);

@@ -98,7 +98,12 @@ impl Nearness {
 struct Meant(BTreeMap<String, BTreeSet<String>>);
 
 impl Meant {
-    fn of(candidates: &[Candidate<'_>], own: &Place, before: &BTreeMap<String, String>) -> Self {
+    fn of(
+        candidates: &[Candidate<'_>],
+        own: &Place,
+        file: &Config,
+        before: &BTreeMap<String, String>,
+    ) -> Self {
         let mut nearest: BTreeMap<&str, Nearness> = BTreeMap::new();
         let by_file = || {
             candidates
@@ -106,8 +111,7 @@ impl Meant {
                 .filter(|c| matches!(c.name, Name::File(_)))
         };
         for candidate in by_file() {
-            let was_own = before.get(candidate.wanted()).map(String::as_str) == own.project();
-            let nearness = match was_own && own.project().is_some() {
+            let nearness = match is_own_by_right(candidate.wanted(), own, file, before) {
                 true => Nearness::Own,
                 false => candidate.nearness,
             };
@@ -144,6 +148,23 @@ impl Meant {
     }
 }
 
+/// Whether a service of the file was that of the proxy's own project, and the file does not say that it
+/// is another's.
+fn is_own_by_right(
+    name: &str,
+    own: &Place,
+    file: &Config,
+    before: &BTreeMap<String, String>,
+) -> bool {
+    let Some(own) = own.project() else {
+        return false;
+    };
+    let service = file.services.iter().find(|s| s.name.as_str() == name);
+    let docker = service.and_then(|service| service.docker.as_ref());
+    let may_be = docker.is_some_and(|it| it.project.as_ref().is_none_or(|wanted| wanted == own));
+    may_be && before.get(name).is_some_and(|holder| holder == own)
+}
+
 enum Name {
     /// A service of the file.
     File(String),
@@ -178,7 +199,7 @@ impl<'a> Groups<'a> {
             candidates.extend(found.map(|found| Candidate { nearness, ..found }));
         }
         let before = std::mem::take(&mut memory.services);
-        let meant = Meant::of(&candidates, own, &before);
+        let meant = Meant::of(&candidates, own, file, &before);
         let (candidates, others): (Vec<_>, Vec<_>) =
             candidates.into_iter().partition(|c| meant.has(c));
         let wanted = candidates
@@ -208,10 +229,10 @@ impl<'a> Groups<'a> {
         }
         memory.services = claims.held();
         // Its own containers may be away for a moment: nobody else's are meant then.
-        let is_own = |(name, project): &(&String, &String)| {
-            own.project() == Some(project) && file.services.iter().any(|s| s.name.as_str() == *name)
-        };
-        for (name, project) in before.iter().filter(is_own) {
+        for (name, project) in &before {
+            if !is_own_by_right(name, own, file, &before) {
+                continue;
+            }
             let holder = memory.services.entry(name.clone());
             holder.or_insert_with(|| project.clone());
         }

@@ -55,9 +55,12 @@ pub(super) fn pick(
     }
     // From what is wanted to what is still allowed; the first that finds one wins.
     let fresh = |u: &Upstream| u.is_available() && !tried.contains(&u.id());
+    // One that is new is better than the same one again.
+    let untried = |u: &Upstream| u.could_be_tried() && !tried.contains(&u.id());
     let available = |u: &Upstream| u.is_available();
     let not_down = |u: &Upstream| !u.is_held() && u.availability() != Availability::Down;
     choose(balance, upstreams, turn, affinity, &fresh)
+        .or_else(|| choose(balance, upstreams, turn, affinity, &untried))
         .or_else(|| choose(balance, upstreams, turn, affinity, &available))
         .or_else(|| choose(balance, upstreams, turn, affinity, &not_down))
         .ok_or(NoUpstream::AllDown)

@@ -181,7 +181,7 @@ impl Slot {
     }
 
     /// Counts how an attempt ended and ejects the upstream when its limits are reached, but
-    /// never the last one that is available. Returns for how long it was ejected.
+    /// never the last one that is available or may become so. Returns for how long it was ejected.
     pub fn record(
         &self,
         upstream: &Upstream,
@@ -196,11 +196,9 @@ impl Slot {
         if !upstream.is_available() {
             return None;
         }
-        let another = self
-            .upstreams
-            .load()
-            .iter()
-            .any(|other| other.id() != upstream.id() && other.is_available());
+        let another = self.upstreams.load().iter().any(|other| {
+            other.id() != upstream.id() && (other.is_available() || other.could_be_tried())
+        });
         another.then(|| upstream.eject(now, &settings.eject))
     }
 

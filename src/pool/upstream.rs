@@ -323,6 +323,12 @@ impl Upstream {
                 || self.ejected_for(clock::now()).is_none())
     }
 
+    /// Whether it is on trial and nothing speaks against it yet.
+    #[must_use]
+    pub fn could_be_tried(&self) -> bool {
+        self.is_on_trial() && !self.is_held() && self.availability() != Availability::Down
+    }
+
     /// Requests in flight here, over all pools of the slot.
     #[must_use]
     pub fn in_flight(&self) -> usize {

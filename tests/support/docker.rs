@@ -130,8 +130,24 @@ impl World {
         labels: &[&str],
         more: &[&str],
     ) -> String {
+        self.make(&["run", "--detach"], name, (project, service), labels, more)
+    }
+
+    /// The same, without starting it.
+    pub fn create(&self, name: &str, project: &str, service: &str, labels: &[&str]) -> String {
+        self.make(&["create"], name, (project, service), labels, &[])
+    }
+
+    fn make(
+        &self,
+        verb: &[&str],
+        name: &str,
+        (project, service): (&str, &str),
+        labels: &[&str],
+        more: &[&str],
+    ) -> String {
         let full = self.name(name);
-        let mut arguments = vec!["run", "--detach", "--name", &full];
+        let mut arguments = [verb, &["--name", &full]].concat();
         let project = format!("com.docker.compose.project={project}");
         // Of this test alone: whoever else has containers here takes no part.
         let service_label = format!("com.docker.compose.service={}-{service}", self.prefix);

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::deploy::container::label;
 use crate::deploy::{
     Action, Answer, Attachment, Container, ContainerSpec, Failure, Health, Member, New, News,
-    Pulled, Run, State, repository,
+    Pulled, Role, Run, State, repository,
 };
 use crate::docker::{self, Client, DockerError};
 use crate::model::Strategy;
@@ -163,6 +163,9 @@ impl Hands {
             Action::Halt(n) | Action::Park(n) => {
                 let member = member(n)?;
                 for old in &member.old {
+                    if let Some(why) = self.is_live_again(run, member) {
+                        return Ok(News::Advice(vec![why]));
+                    }
                     park(client, &old.name, member).await?;
                 }
                 Ok(News::Nothing)
@@ -176,7 +179,10 @@ impl Hands {
             }
             Action::Revive(n) => revive(client, member(n)?).await,
             Action::RemoveNew(n) => remove_new(client, run, member(n)?).await,
-            Action::Discard(n) => discard(client, run, member(n)?).await,
+            Action::Discard(n) => match self.is_live_again(run, member(n)?) {
+                Some(why) => Ok(News::Advice(vec![why])),
+                None => discard(client, run, member(n)?).await,
+            },
             Action::Plain(n) => self.take_plain_names(client, member(n)?).await,
             Action::Prune => self.prune(client, run).await,
             Action::StartOne(one)
@@ -290,6 +296,20 @@ impl Hands {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Why the old release of a service must stay as it is: after the verdict somebody has moved the
+    /// requests back to it.
+    fn is_live_again(&self, run: &Run, member: &Member) -> Option<String> {
+        let has_switched = member.role == Role::Web && member.from != member.to;
+        let live = super::live(&self.daemon).get(&member.service).copied();
+        let is_again = has_switched && run.back.is_none() && live == Some(member.from);
+        is_again.then(|| {
+            format!(
+                "{} of {} is live again: its containers are left as they are",
+                member.old_release, member.service
+            )
+        })
     }
 
     /// Waits until these containers run and are healthy by their own checks.

@@ -18,6 +18,7 @@ mod traffic;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub(super) struct Deploys {
     /// Why nothing may be deployed.
     damage: Option<String>,
     running: Mutex<Option<Handle>>,
+    /// Containers are tidied up.
+    tidying: AtomicBool,
     client: tokio::sync::Mutex<Option<(DockerSocket, Client)>>,
     pub(super) view: View,
     /// One verb that changes containers at a time.
@@ -127,6 +130,7 @@ impl Deploys {
             writing: Arc::default(),
             damage,
             running: Mutex::default(),
+            tidying: AtomicBool::new(false),
             client: tokio::sync::Mutex::default(),
             view: View::default(),
             turn: Arc::default(),
@@ -220,9 +224,24 @@ impl Deploys {
         handle.abort.send(by.to_string()).ok().map(|()| news)
     }
 
+    /// While it is held, nobody moves requests to what is tidied up.
+    fn tidying(&self) -> Tidying<'_> {
+        self.tidying.store(true, Ordering::SeqCst);
+        Tidying(self)
+    }
+
+    /// Services of the deploy that goes on.
+    pub(super) fn in_hand(&self) -> Vec<ServiceName> {
+        self.running()
+            .map_or_else(Vec::new, |handle| handle.services)
+    }
+
     /// Why nobody may move the requests of these services (empty: of all): a deploy prepares their
-    /// idle color.
+    /// idle color, or it is tidied up.
     pub(super) fn holds(&self, services: &[ServiceName]) -> Option<String> {
+        if self.tidying.load(Ordering::SeqCst) {
+            return Some("containers are tidied up".to_owned());
+        }
         let handle = self.running()?;
         let mut held = handle.services.iter();
         let is_held = services.is_empty() || held.any(|one| services.contains(one));
@@ -261,6 +280,14 @@ impl Deploys {
         let more = (ended.len() + 1).saturating_sub(ENDS_KEPT);
         ended.drain(..more);
         ended.push((command.to_owned(), outcome.clone()));
+    }
+}
+
+struct Tidying<'a>(&'a Deploys);
+
+impl Drop for Tidying<'_> {
+    fn drop(&mut self) {
+        self.0.tidying.store(false, Ordering::SeqCst);
     }
 }
 

@@ -11,9 +11,7 @@ use std::time::Duration;
 use super::hands::{Done, Hands, container, remove_one, unpark, with_lines};
 use crate::app::driver::spread;
 use crate::clock;
-use crate::deploy::{
-    Action, Container, Failure, Health, Member, New, News, Plan, Replica, Run, State,
-};
+use crate::deploy::{Action, Container, Failure, Health, Member, New, News, Replica, Run, State};
 use crate::docker::{Client, DockerError};
 use crate::health::gate_view;
 use crate::model::{Kind, ServiceName};
@@ -124,8 +122,7 @@ impl Hands {
         };
         let names: Vec<_> = one.new_ones().collect();
         self.fit(client, one.member, &names, one.gate()).await?;
-        self.daemon.hold(&old.name, true);
-        self.emptied(&one.run.plan, one.member, &old.name).await;
+        self.emptied(client, one, &old.name, &names).await?;
         Ok(News::Nothing)
     }
 
@@ -133,16 +130,13 @@ impl Hands {
         let Some(old) = one.run.plan.old_one(one.replica) else {
             return Ok(News::Nothing);
         };
-        match self.daemon.addresses.is_held(&old.name) {
-            // It had its time.
-            true => {
-                let names: Vec<_> = one.new_ones().collect();
-                self.fit(client, one.member, &names, one.gate()).await?;
-            }
-            // The daemon was restarted: requests may go to it again.
-            false => {
-                self.leave(client, one).await?;
-            }
+        let names: Vec<_> = one.new_ones().collect();
+        let fit = self.fit(client, one.member, &names, Duration::ZERO).await;
+        // It had its time, unless the daemon was restarted: requests may go to it again then. While the
+        // new ones are not fit they go to it in any case.
+        if !self.daemon.addresses.is_held(&old.name) || fit.is_err() {
+            self.daemon.hold(&old.name, false);
+            self.leave(client, one).await?;
         }
         self.stop_one(client, one.member, &old.name).await?;
         Ok(News::Nothing)
@@ -166,17 +160,19 @@ impl Hands {
             return Ok(News::Nothing);
         };
         let serves = found.is_up() && !self.daemon.addresses.is_held(&new.name);
-        if let (true, Some(old)) = (serves, one.run.plan.old_one(one.replica)) {
-            let names = [old.name.as_str()];
-            self.fit(client, one.member, &names, one.gate()).await?;
+        let old = one.run.plan.old_one(one.replica).filter(|_| serves);
+        let names: Vec<_> = old.iter().map(|old| old.name.as_str()).collect();
+        self.fit(client, one.member, &names, one.gate()).await?;
+        match found.is_up() {
+            true => self.emptied(client, one, &new.name, &names).await?,
+            false => self.daemon.hold(&new.name, true),
         }
-        self.daemon.hold(&new.name, true);
-        if found.is_up() {
-            self.emptied(&one.run.plan, one.member, &new.name).await;
-        }
-        match &new.spec {
-            Some(_) => remove_one(client, one.run, one.member, new).await?,
-            None => self.stop_one(client, one.member, &new.name).await?,
+        if new.spec.is_none() {
+            self.stop_one(client, one.member, &new.name).await?;
+        } else if let Err(failure) = remove_one(client, one.run, one.member, new).await {
+            // Stopped at least: it is not to take requests again.
+            self.stop_one(client, one.member, &new.name).await?;
+            return Err(failure.into());
         }
         Ok(News::Nothing)
     }
@@ -228,10 +224,11 @@ impl Hands {
                 return Ok(News::Nothing);
             }
             if clock::now() >= until {
-                let (seconds, waits) = (limit.as_secs(), waits.join("; "));
-                return Err(Failure::from(format!(
-                    "not ready after {seconds} s: {waits}"
-                )));
+                let waits = waits.join("; ");
+                return Err(Failure::from(match limit.is_zero() {
+                    true => waits,
+                    false => format!("not ready after {} s: {waits}", limit.as_secs()),
+                }));
             }
             let line = format!("waiting for {}", waits.join("; "));
             if line != told {
@@ -274,10 +271,19 @@ impl Hands {
         all.filter(is_it).cloned().collect()
     }
 
-    /// Waits until a container that gets no new requests has nothing in flight, or its time is up.
-    /// Streams are told to come again, each kind within its own time.
-    async fn emptied(&self, plan: &Plan, member: &Member, name: &str) {
+    /// Keeps new requests away from a container, and waits until it has nothing in flight, or its time
+    /// is up. Streams are told to come again, each kind within its own time. If one of those that take
+    /// its requests is not fit meanwhile, it takes them itself again, and that is an error.
+    async fn emptied(
+        &self,
+        client: &Client,
+        one: &One<'_>,
+        name: &str,
+        others: &[&str],
+    ) -> Result<(), Failure> {
+        let (plan, member) = (&one.run.plan, one.member);
         let service = &member.service;
+        self.daemon.hold(name, true);
         // A request that was let in just before is counted by then.
         tokio::time::sleep(LOOK_EVERY).await;
         let mut streams = tokio::task::JoinSet::new();
@@ -293,12 +299,16 @@ impl Hands {
             let upstreams = self.upstreams(service, member.from, name);
             let busy: usize = upstreams.iter().map(|one| one.in_flight()).sum();
             if busy == 0 {
-                return;
+                return Ok(());
             }
             if clock::now() >= until {
                 let line = format!("{busy} requests and streams of {name} did not end in time");
                 self.teller.line(line);
-                return;
+                return Ok(());
+            }
+            if let Err(failure) = self.fit(client, member, others, Duration::ZERO).await {
+                self.daemon.hold(name, false);
+                return Err(failure);
             }
             let line = format!("{busy} requests in flight on {name} may finish");
             self.teller.tick(line);

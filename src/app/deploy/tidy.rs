@@ -7,8 +7,9 @@ use super::view::{Traffic, role};
 use super::{Denied, containers, of_ours};
 use crate::admin::wire::{ContainerRole, Done};
 use crate::app::daemon::Daemon;
+use crate::config::Service;
 use crate::deploy::container::label;
-use crate::deploy::{Book, Container, owner};
+use crate::deploy::{Book, Container, bare_project, owner};
 use crate::docker::Client;
 use crate::model::ServiceName;
 use crate::switch::{Phase, Switchboard};
@@ -17,6 +18,7 @@ use crate::switch::{Phase, Switchboard};
 /// have left.
 pub(in crate::app) async fn cleanup(daemon: &Arc<Daemon>) -> Result<Done, Denied> {
     let _turn = super::turn(daemon).await?;
+    let _tidying = daemon.deploys.tidying();
     let client = daemon.deploys.engine(daemon).await?;
     let done = remove_idle(daemon, &client).await?;
     super::refresh(daemon).await;
@@ -26,6 +28,7 @@ pub(in crate::app) async fn cleanup(daemon: &Arc<Daemon>) -> Result<Done, Denied
 /// As [`cleanup`], and gives the live containers their first names back.
 pub(in crate::app) async fn reset(daemon: &Arc<Daemon>) -> Result<Done, Denied> {
     let _turn = super::turn(daemon).await?;
+    let _tidying = daemon.deploys.tidying();
     let client = daemon.deploys.engine(daemon).await?;
     let mut done = remove_idle(daemon, &client).await?;
     let book = daemon.deploys.book();
@@ -90,33 +93,27 @@ async fn remove_idle(daemon: &Arc<Daemon>, client: &Client) -> Result<Done, Deni
     let mut done = Done::default();
     let book = daemon.deploys.book();
     let services = daemon.config.load().services.clone();
-    let (traffic, moving) = (Traffic::now(daemon), moving(daemon));
     let all = of_ours(daemon, containers(client).await?);
-    let role = |one: &Container| role(&book, &traffic, owner(&services, one).as_ref(), one);
-    let is_live = |one: &&Container| one.is_up() && role(one) == Some(ContainerRole::Live);
-    let working: BTreeSet<_> = (all.iter().filter(is_live))
-        .filter_map(|one| owner(&services, one))
-        .collect();
+    let working = working(&Traffic::now(daemon), &book, &services, &all);
     let (mut spared, mut removed) = (BTreeSet::new(), BTreeSet::new());
     for one in &all {
         let service = owner(&services, one);
-        let is_working = service.as_ref().is_some_and(|name| working.contains(name));
-        let why = match role(one) {
-            // A service that is down needs what it has.
-            Some(ContainerRole::Idle) if is_working => "idle",
-            Some(
-                ContainerRole::Idle
-                | ContainerRole::Live
-                | ContainerRole::New
-                | ContainerRole::Unknown,
-            )
-            | None => continue,
-            Some(ContainerRole::Kept | ContainerRole::LeftOver | ContainerRole::Job) => {
-                match is_left_over(&book, one) {
-                    Some(why) => why,
-                    None => continue,
-                }
+        // Somebody may have switched since the last one.
+        let (traffic, moving) = (Traffic::now(daemon), moving(daemon));
+        let why = match role(&book, &traffic, service.as_ref(), one) {
+            Some(ContainerRole::Idle) => {
+                let home = service.clone().map(|service| (service, bare_project(one)));
+                // A service that is down needs what it has, and so does a live color.
+                let is_needed = home.is_none_or(|home| !working.contains(&home));
+                (!is_needed && !traffic.is_of_live(one)).then_some("idle")
             }
+            Some(ContainerRole::Kept | ContainerRole::LeftOver | ContainerRole::Job) => {
+                is_left_over(&book, one)
+            }
+            Some(ContainerRole::Live | ContainerRole::New | ContainerRole::Unknown) | None => None,
+        };
+        let Some(why) = why else {
+            continue;
         };
         let is_moving = service.as_ref().is_some_and(|name| moving.contains(name));
         if is_moving && one.label(label::JOB).is_none() {
@@ -156,6 +153,21 @@ async fn remove_idle(daemon: &Arc<Daemon>, client: &Client) -> Result<Done, Deni
             .push(format!("NOT ON DISK ({error}): a restart would forget it"));
     }
     Ok(done)
+}
+
+/// Services with a container that works, and the Compose project of that.
+fn working<'a>(
+    traffic: &Traffic,
+    book: &Book,
+    services: &[Service],
+    all: &'a [Container],
+) -> BTreeSet<(ServiceName, &'a str)> {
+    let working = all.iter().filter_map(|one| {
+        let service = owner(services, one)?;
+        let is_live = role(book, traffic, Some(&service), one) == Some(ContainerRole::Live);
+        (is_live && one.is_up()).then(|| (service, bare_project(one)))
+    });
+    working.collect()
 }
 
 /// Services whose switch is not over: the slot that they came from is needed yet.

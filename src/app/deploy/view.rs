@@ -119,9 +119,14 @@ impl Traffic {
         Self { live, serving }
     }
 
+    /// Whether a container is one of a live slot, running or not.
+    pub(super) fn is_of_live(&self, one: &Container) -> bool {
+        self.serving.contains(&one.id)
+    }
+
     /// Whether requests go to a container.
     pub(super) fn reaches(&self, one: &Container) -> bool {
-        one.is_up() && self.serving.contains(&one.id)
+        one.is_up() && self.is_of_live(one)
     }
 }
 
