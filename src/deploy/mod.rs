@@ -11,29 +11,30 @@
 
 mod action;
 pub mod container;
+mod found;
 mod job;
 mod machine;
 mod plan;
 mod planner;
 mod record;
+mod reference;
 pub mod schedule;
 mod spec;
 mod store;
 
 pub use action::{Action, Replica, backward, forward};
 pub use container::{Container, Health, Hidden, State};
+pub use found::{bare_project, live_container, ours, owner};
 pub use job::{Doors, FileFacts, ImageOf, Images, JobRun, Left, restore_command, restore_obstacle};
 pub use machine::{Answer, Change, Effect, Failure, Input, Machine, News, Outcome, Stage, Ticket};
 pub use plan::{
     Displaced, Existing, Image, Limits, Member, New, Origin, Plan, PlannedJob, PlannedSmoke, Role,
 };
-pub use planner::{
-    Ask, PlanError, Scene, bare_project, live_container, ours, owner, plan_deploy, plan_rollback,
-    release_label, repository,
-};
+pub use planner::{Ask, PlanError, Scene, plan_deploy, plan_rollback};
 pub use record::{
     Back, Book, Cause, Facts, Installed, Pulled, Quarantined, Ran, Releases, Run, Snapshot,
 };
+pub use reference::{release_label, repository};
 pub use spec::{Attachment, ContainerSpec, SpecRefusal};
 pub use store::{Store, StoreError};
 

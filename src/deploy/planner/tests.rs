@@ -476,7 +476,7 @@ fn a_service_has_the_containers_of_the_project_that_is_served_and_no_others() {
         web.into_iter().chain(workers).collect::<Vec<_>>()
     };
     let seen = |own: Option<&str>, served: &BTreeMap<String, BTreeSet<ServiceName>>| {
-        let left = super::ours(&config.services, own, served, all());
+        let left = super::super::ours(&config.services, own, served, all());
         left.into_iter().map(|one| one.name).collect::<Vec<_>>()
     };
     let served = [(mine.id, BTreeSet::from(["web".into()]))].into();
