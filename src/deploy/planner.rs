@@ -1,6 +1,6 @@
 //! From what a person asks for, what the file says and what is there, to a [`Plan`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;

@@ -1,5 +1,6 @@
 //! Plans of real containers.
 
+use std::collections::BTreeSet;
 use std::time::UNIX_EPOCH;
 
 use serde_json::json;
