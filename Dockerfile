@@ -21,11 +21,15 @@ COPY Cargo.toml Cargo.lock ./
 COPY benches ./benches
 COPY src ./src
 ARG TARGET=x86_64-unknown-linux-gnu
-# The target must be named, or procedural macros would be linked statically too. lld, the linker of
-# this target, folds functions that are the same and packs relocations: a tenth of the size.
-ENV RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,--icf=all -C link-arg=-Wl,--pack-dyn-relocs=relr"
+# The target must be named, or procedural macros would be linked statically too. lld, which is the linker
+# of Rust for this one, folds functions that are the same and packs relocations.
 # `proxyctl` is the same file under its own name.
-RUN cargo build --locked --profile image --bin cutover --target "$TARGET" \
+RUN case "$TARGET" in \
+        x86_64-*-linux-gnu) small="-C link-arg=-Wl,--icf=all -C link-arg=-Wl,--pack-dyn-relocs=relr" ;; \
+        *) small="" ;; \
+    esac \
+    && export RUSTFLAGS="-C target-feature=+crt-static $small" \
+    && cargo build --locked --profile image --bin cutover --target "$TARGET" \
     && mkdir -p /out/usr/bin /out/etc/ssl/certs /out/config /out/data /out/run /out/tmp \
     && chmod 1777 /out/data /out/run /out/tmp \
     && cp /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ \
