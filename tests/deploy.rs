@@ -198,7 +198,11 @@ impl<'a> Shop<'a> {
         let images = Images::make(world, versions);
         world.network("net");
         first(world, &images, "web", &[]);
-        let edge = Edge::start(&file(switch, more));
+        Self::over(world, images, Edge::start(&file(switch, more)))
+    }
+
+    /// With containers of `v1` that are there.
+    fn over(world: &'a World, images: Images<'a>, edge: Edge) -> Self {
         let shop = Self {
             world,
             images,
@@ -676,12 +680,7 @@ fn compose_neither_stops_nor_replaces_what_was_deployed() {
     let folder = tempfile::tempdir().expect("a folder");
     compose_up(&world, &images, folder.path(), "v1", "");
     let edge = Edge::start(&file(SHORT, ""));
-    let shop = Shop {
-        world: &world,
-        images,
-        edge,
-    };
-    wait_until("v1 is served", || shop.page() == "v1");
+    let shop = Shop::over(&world, images, edge);
     let ended = shop.deploy(&["v2"]);
     assert_eq!(ended.code, 0, "{ended:?}");
     let live = shop.running();
@@ -779,11 +778,7 @@ fn a_stack_is_one_and_its_bot_never_runs_twice() {
         &["--", "/bin/sh", "-c", "exec sleep 100000"],
     );
     let edge = Edge::start(&file(WATCHED, &more));
-    let shop = Shop {
-        world: &world,
-        images,
-        edge,
-    };
+    let shop = Shop::over(&world, images, edge);
     let api = || {
         let answer = exchange(shop.edge.http, "GET", "api.localhost", "/", "");
         answer.map_or_else(|error| error, |answer| answer.body)

@@ -217,10 +217,7 @@ impl Daemon {
 
     /// Containers came or went: those of slots that are there are in or out when this returns.
     pub(super) fn containers_changed(&self) {
-        let _one_at_a_time = self
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.one_publisher();
         let merged = self.with_containers(&self.discovery.file.load_full());
         let now = self.config.load_full();
         let patched = self.discovery.patched(&now, &merged);
@@ -315,10 +312,7 @@ impl Daemon {
 
     /// Publishes a configuration and lets every part follow it. Must not block.
     pub(super) fn install(&self, mut config: Config, layout: &Layout) {
-        let _one_at_a_time = self
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.one_publisher();
         // Containers may have come and gone since it was made.
         if self.switchboard.get().is_some() {
             let merged = self.with_containers(&self.discovery.file.load_full());
@@ -361,10 +355,7 @@ impl Daemon {
     /// Connections to containers that cannot answer any more are ended, so that what waits for them is
     /// tried elsewhere.
     pub(super) fn refill(&self) {
-        let _one_at_a_time = self
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.one_publisher();
         self.fill();
     }
 
@@ -405,22 +396,23 @@ impl Daemon {
 
     /// Keeps every request away from a container, or no longer: it is so when this returns.
     pub(super) fn hold(&self, container: &str, held: bool) {
-        let _one_at_a_time = self
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.one_publisher();
         self.addresses.hold(container, held);
         self.fill();
     }
 
     /// Keeps requests away from no container.
     pub(super) fn hold_none(&self) {
-        let _one_at_a_time = self
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.one_publisher();
         self.addresses.hold_none();
         self.fill();
+    }
+
+    /// Held by whoever changes what is published.
+    fn one_publisher(&self) -> MutexGuard<'_, ()> {
+        self.publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds to the history, and tells whoever wants to know.

@@ -298,6 +298,22 @@ mod tests {
     }
 
     #[test]
+    fn a_retry_asks_one_that_is_new_before_it_asks_the_same_one_again() {
+        let ups = upstreams(2);
+        let turn = AtomicUsize::new(0);
+        ups[1].begin_trial();
+        let again = |tried: &[u64]| {
+            let picked = pick(&Balance::LeastConn, &ups, &turn, &from(1), tried);
+            picked.map(|picked| picked.upstream.upstream().id())
+        };
+        assert_eq!(again(&[ups[0].id()]), Ok(ups[1].id()));
+        // Both were asked: the one that was found healthy is the better one.
+        assert_eq!(again(&[ups[0].id(), ups[1].id()]), Ok(ups[0].id()));
+        ups[1].set_held(true);
+        assert_eq!(again(&[ups[0].id()]), Ok(ups[0].id()));
+    }
+
+    #[test]
     fn one_that_is_held_back_takes_nothing_whatever_becomes_of_the_others() {
         let ups = upstreams(2);
         let turn = AtomicUsize::new(0);

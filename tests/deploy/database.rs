@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::{Engine, Images, Shop, World, file, first};
-use crate::support::{Edge, finish, require, wait_for, wait_until};
+use crate::support::{Edge, finish, require, wait_for};
 
 /// Makes one of the images, if it is not there.
 pub(crate) fn image(arguments: &[&str]) {
@@ -108,12 +108,7 @@ pub(crate) fn open<'a>(
     }
     first(world, &images, "web", &options);
     let edge = Edge::start_with(&file(switch, more), variables);
-    let shop = Shop {
-        world,
-        images,
-        edge,
-    };
-    wait_until("v1 is served", || shop.page() == "v1");
+    let shop = Shop::over(world, images, edge);
     (shop, database)
 }
 

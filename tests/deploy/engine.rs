@@ -21,12 +21,7 @@ fn an_engine_that_is_killed_at_any_step_comes_back_to_one_release_and_nothing_ov
     let socket = own.engine.socket.display().to_string();
     let here = format!("[docker]\nsocket = \"{socket}\"\n");
     let edge = Edge::start(&file(SHORT, "").replacen("[docker]\n", &here, 1));
-    let shop = Shop {
-        world: &world,
-        images,
-        edge,
-    };
-    wait_until("v1 is served", || shop.page() == "v1");
+    let shop = Shop::over(&world, images, edge);
     let kills = wanted("SOAK_ENGINE_KILLS", 2);
     let counts = Counts::of("engine-kills");
     let mut caught = counts.done("caught");

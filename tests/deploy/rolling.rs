@@ -17,14 +17,7 @@ fn open<'a>(world: &'a World, versions: &[&str], options: &[&str]) -> Shop<'a> {
     for number in 1..=REPLICAS {
         numbered(world, &images, "web", number, options);
     }
-    let edge = Edge::start(&file(SHORT, ""));
-    let shop = Shop {
-        world,
-        images,
-        edge,
-    };
-    wait_until("v1 is served", || shop.page() == "v1");
-    shop
+    Shop::over(world, images, Edge::start(&file(SHORT, "")))
 }
 
 /// The releases that containers run, each as often as it runs.
