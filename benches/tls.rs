@@ -52,6 +52,7 @@ fn site(folder: &Path, n: usize) -> Site {
         min_version: TlsVersion::V1_2,
         client_auth: None,
         hsts: None,
+        access_log: None,
         redirect: true,
         port: None,
         steps: Vec::new(),

@@ -121,6 +121,7 @@ network = "edge"
 kind = "discord"
 url = "https://discord.example/SECRET"
 [[site]]
+access_log = { file = "/var/log/own.log", format = "combined", sample = 0.5, skip = ["/x", "404"], rotate = { age = "36h" } }
 hosts = ["*.example.com", "[2001:db8::1]"]
 default = true
 tls = { cert = "/c.pem", key = "/k.pem" }

@@ -118,18 +118,9 @@ impl Load {
 
     /// Ends it. Not one request failed.
     fn all_good(self) -> Vec<(Instant, String)> {
-        self.all_good_but(|_, _| false)
-    }
-
-    /// The same, but for what somebody else is to blame for.
-    fn all_good_but(self, is_excused: impl Fn(Instant, &str) -> bool) -> Vec<(Instant, String)> {
         let answers = self.end();
         let all = answers.len();
-        let is_bad = |(begun, answer): &&Answer| match answer {
-            Ok((200, _)) => false,
-            Ok(_) => true,
-            Err(error) => !is_excused(*begun, error),
-        };
+        let is_bad = |(_, answer): &&Answer| !matches!(answer, Ok((200, _)));
         let bad: Vec<_> = answers.iter().filter(is_bad).collect();
         assert!(
             bad.is_empty(),
@@ -178,12 +169,10 @@ fn stop_kill_restart_and_pause_of_one_of_three_cost_no_request() {
     world.docker("start", "web-1", &[]);
     wait_until("it is back", || healthy(&edge, "web", "blue") == 3);
 
-    let killed = now();
     world.docker("kill", "web-2", &[]);
     wait_until("the killed one is out", || {
         upstreams(&edge, "web", "blue").len() == 2
     });
-    let mut cuts = vec![killed..now()];
     load.more(100);
     world.docker("start", "web-2", &[]);
     wait_until("it is back", || healthy(&edge, "web", "blue") == 3);
@@ -193,22 +182,15 @@ fn stop_kill_restart_and_pause_of_one_of_three_cost_no_request() {
         healthy(&edge, "web", "blue") == 3
     });
 
-    let paused = now();
     world.docker("pause", "web-1", &[]);
     wait_until("the paused one is out", || {
         upstreams(&edge, "web", "blue").len() == 2
     });
-    cuts.push(paused..now());
     load.more(100);
     world.docker("unpause", "web-1", &[]);
     wait_until("it is back", || healthy(&edge, "web", "blue") == 3);
     load.more(100);
-    // Between the head of an answer, which the client has then, and its body a SIGKILL or a pause cuts
-    // it off: nobody can take the head back and ask another one.
-    let answers = load.all_good_but(|begun, error| {
-        let is_cut = error.starts_with("0 of Some(13) bytes: HTTP/1.1 200");
-        is_cut && (cuts.iter()).any(|cut| begun + SECOND > cut.start && begun < cut.end)
-    });
+    let answers = load.all_good();
     for id in &ids {
         assert!(answers.iter().any(|(_, by)| by == id), "{id} took part");
     }

@@ -109,15 +109,25 @@ impl Server {
         self.said.containers.lock().expect("no panic").remove(id);
     }
 
-    fn event(&self, action: &str, id: &str, attributes: Value) {
+    async fn event(&self, action: &str, id: &str, attributes: Value) {
         let event = json!({
             "Type": "container", "Action": action, "time": 1, "timeNano": 1,
             "Actor": {"ID": id, "Attributes": attributes}
         });
-        self.said
-            .events
-            .send(Some(format!("{event}\n")))
-            .expect("somebody listens");
+        self.tell(Some(format!("{event}\n"))).await;
+    }
+
+    /// Sends a line to every stream of events, or ends them all. A real engine keeps what came before
+    /// the stream and tells it from `since` on; this one waits until there is a stream.
+    async fn tell(&self, line: Option<String>) {
+        let listened = async {
+            while self.said.events.receiver_count() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let listened = tokio::time::timeout(Duration::from_secs(10), listened).await;
+        assert!(listened.is_ok(), "nobody asks for events");
+        self.said.events.send(line).expect("somebody listens");
     }
 
     fn refuse(&self, path: &'static str) {
@@ -307,7 +317,7 @@ async fn a_signal_is_believed_without_a_look() {
     let mut watched = server.watch();
     watched.connected().await;
     let looks = server.asked("/one/json");
-    server.event("kill", "one", json!({"signal": "15"}));
+    server.event("kill", "one", json!({"signal": "15"})).await;
     let view = watched.until("it is out", |view| !takes(view, "one")).await;
     assert_eq!(view.inventory.containers["one"].state, State::Running);
     assert_eq!(server.asked("/one/json"), looks);
@@ -324,7 +334,7 @@ async fn what_was_missed_is_made_up_for_after_the_stream_broke() {
     // Nobody says a word about these.
     server.remove("one");
     server.put("three", "running");
-    server.said.events.send(None).expect("somebody listens");
+    server.tell(None).await;
     let view = watched
         .until("the table is right", |view| {
             !takes(view, "one") && takes(view, "three")
@@ -420,7 +430,9 @@ async fn the_end_of_a_container_under_watch_comes_with_its_last_lines() {
     let one = BTreeMap::from([("one".to_owned(), cutover::docker::Limits::default())]);
     watched.watch.attention.pay(one);
     for id in ["two", "one"] {
-        server.event("die", id, json!({"exitCode": "1", "name": id}));
+        server
+            .event("die", id, json!({"exitCode": "1", "name": id}))
+            .await;
     }
     let trouble = tokio::time::timeout(Duration::from_secs(10), watched.troubles.recv());
     let trouble = trouble.await.expect("in time").expect("a trouble");

@@ -513,7 +513,7 @@ fn reload_error(error: ReloadError) -> ControlError {
         ReloadError::Issuer(error) => {
             ControlError::new(ErrorCode::InvalidConfig, message).with_details([error.to_string()])
         }
-        ReloadError::AccessLog(error) => {
+        ReloadError::AccessLog(_, error) => {
             ControlError::new(ErrorCode::InvalidConfig, message).with_details([error.to_string()])
         }
         ReloadError::NoFile => ControlError::new(ErrorCode::Unsupported, message),

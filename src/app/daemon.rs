@@ -112,8 +112,8 @@ pub(super) enum ReloadError {
     Certificates(Vec<tls::TlsError>),
     #[error("no certificate could be ordered, nothing was changed")]
     Issuer(#[from] IssuerError),
-    #[error("the access log cannot be opened (log.access.file), nothing was changed")]
-    AccessLog(#[source] std::io::Error),
+    #[error("the access log {} cannot be opened, nothing was changed", .0.display())]
+    AccessLog(PathBuf, #[source] std::io::Error),
     #[error("the daemon is stopping")]
     Stopping,
 }
@@ -173,7 +173,7 @@ impl Daemon {
                     ReloadError::NoFile
                     | ReloadError::RestartNeeded(_)
                     | ReloadError::Issuer(_)
-                    | ReloadError::AccessLog(_)
+                    | ReloadError::AccessLog(..)
                     | ReloadError::Stopping => Vec::new(),
                 };
                 self.notifier
@@ -271,8 +271,8 @@ impl Daemon {
             return Err(ReloadError::RestartNeeded(restart));
         }
         // Before anything changes.
-        if let Some(file) = &config.log.access.file {
-            AccessLog::check(file).map_err(ReloadError::AccessLog)?;
+        for file in config.access_logs().filter_map(|log| log.file.as_ref()) {
+            AccessLog::check(file).map_err(|error| ReloadError::AccessLog(file.clone(), error))?;
         }
         Issuer::from_config(&config.acme)?;
         // Certificates first: a new host must not be routed before it can be served.
@@ -337,7 +337,7 @@ impl Daemon {
             Arc::clone(&self.upstream_tls),
             Arc::clone(&self.sticky),
         )));
-        self.access_log.follow(&config.log.access);
+        self.access_log.follow(config.access_logs());
         self.notifier.follow(&config.notify);
         self.history.follow(keep(&config));
         self.ops_allow

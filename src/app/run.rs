@@ -223,8 +223,7 @@ async fn serve(
     let settings = Settings::new(&config, Arc::clone(&upstream_tls), Arc::clone(&sticky));
     let settings = Arc::new(ArcSwap::from_pointee(settings));
     let leaving = Arc::new(AtomicBool::new(false));
-    let access_log = AccessLog::start(&config.log.access)
-        .context("cannot open the access log (log.access.file)")?;
+    let access_log = AccessLog::start(config.access_logs()).context("cannot open an access log")?;
     acceptor.answer_challenges(certification.challenges());
     let doors: Arc<Doors> = Arc::default();
     let resolver = Arc::new(Resolver::system());

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -198,8 +199,8 @@ impl Default for Limits {
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
-    /// Whether and how requests are logged.
-    pub access: AccessLog,
+    /// Whether and how requests are logged, but those of sites with a log of their own.
+    pub access: Arc<AccessLog>,
     /// Names of query parameters whose value is not logged, lower case. `log.redact` adds to
     /// [`Log::ALWAYS_REDACTED`].
     pub redact_query: Vec<String>,
@@ -247,7 +248,7 @@ impl Log {
 impl Default for Log {
     fn default() -> Self {
         let mut log = Self {
-            access: AccessLog::default(),
+            access: Arc::default(),
             redact_query: Vec::new(),
             redact_headers: Vec::new(),
         };
@@ -258,7 +259,7 @@ impl Default for Log {
     }
 }
 
-/// `[log.access]`: one line a request.
+/// `[log.access]`, and `[site.access_log]`: one line a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccessLog {
     /// Default true.

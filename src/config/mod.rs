@@ -45,6 +45,7 @@ pub use transport::{
 };
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A whole configuration. Every reference inside resolves: a [`ServiceIndex`] is in range,
@@ -111,5 +112,14 @@ impl Config {
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))
         .collect()
+    }
+
+    /// Every access log: that of `[log.access]`, then those of sites.
+    pub fn access_logs(&self) -> impl Iterator<Item = &Arc<AccessLog>> {
+        let of_sites = self
+            .sites
+            .iter()
+            .filter_map(|site| site.access_log.as_ref());
+        std::iter::once(&self.log.access).chain(of_sites)
     }
 }

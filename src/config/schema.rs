@@ -48,6 +48,7 @@ pub const TABLES: &[&Table] = &[
     &LOG_ACCESS,
     &LOG_ROTATE,
     &SITE,
+    &SITE_ACCESS_LOG,
     &SITE_TLS,
     &SITE_CLIENT_AUTH,
     &SITE_HSTS,
@@ -283,15 +284,17 @@ pub const LOG: Table = Table {
 /// `[log.access]`.
 pub const LOG_ACCESS: Table = Table {
     path: "log.access",
-    keys: &[
-        key("enabled", "boolean", "true"),
-        key("sample", "rate", "1.0"),
-        key("file", "path", ""),
-        key("format", "text", r#""cutover""#),
-        key("skip", "list of texts", "[]"),
-        key("rotate", "table", ""),
-    ],
+    keys: ACCESS_LOG_KEYS,
 };
+
+const ACCESS_LOG_KEYS: &[Key] = &[
+    key("enabled", "boolean", "true"),
+    key("sample", "rate", "1.0"),
+    key("file", "path", ""),
+    key("format", "text", r#""cutover""#),
+    key("skip", "list of texts", "[]"),
+    key("rotate", "table", ""),
+];
 
 /// `[log.access.rotate]`.
 pub const LOG_ROTATE: Table = Table {
@@ -321,12 +324,19 @@ const SITE_KEYS: &[Key] = &[
     key("redirect", "boolean, text or table", "true"),
     key("canonical_host", "text", ""),
     key("error_pages", "table of texts", ""),
+    key("access_log", "table", ""),
     key("service", "text", ""),
     key("upstream", "list of upstreams", ""),
     key("handle", "list of tables", ""),
     key("error", "list of tables", ""),
     key("route", "list of tables", ""),
 ];
+
+/// `access_log = { ... }` of a site.
+pub const SITE_ACCESS_LOG: Table = Table {
+    path: "site.access_log",
+    keys: ACCESS_LOG_KEYS,
+};
 
 /// `tls = { ... }` of a site.
 pub const SITE_TLS: Table = Table {

@@ -1,12 +1,13 @@
 //! Which requests lead where: sites and their routes.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
 
 use super::step::{Action, Matcher, Step};
-use super::{IpSet, ServiceIndex};
+use super::{AccessLog, IpSet, ServiceIndex};
 use crate::model::{HostPattern, PathPattern};
 
 /// `[[site]]`.
@@ -29,6 +30,8 @@ pub struct Site {
     pub hsts: Option<Hsts>,
     /// Whether plain HTTP is redirected to https when the site has TLS. Default true.
     pub redirect: bool,
+    /// The log of its requests; `None`: that of `[log.access]`.
+    pub access_log: Option<Arc<AccessLog>>,
     /// What is done with every request before a route is looked for.
     pub steps: Vec<Step>,
     /// What answers errors of the steps, of files and of the proxy itself; empty: the built-in page.

@@ -6,13 +6,14 @@
 //! container whose labels cannot be followed is left out, and the others are compiled without it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::inventory::Container;
 use super::limits;
 use super::problem::Problem;
 use crate::compat::caddyfile::labels::{Labeled, PREFIX, compile as to_caddyfile};
 use crate::compat::caddyfile::{Sources, Style, adapt};
-use crate::config::{self, Config, Env};
+use crate::config::{self, AccessLog, Config, Env, Log};
 
 /// Containers with the same labels in the same service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,10 +160,26 @@ fn together(units: &[&Unit], services: &[String]) -> Result<Config, String> {
     }
     let nothing = Env::from_iter::<[(String, String); 0]>([]);
     let config = config::load_str_with("labels", &adapted.toml.text, &nothing);
-    let config = config.map_err(|errors| {
+    let mut config = config.map_err(|errors| {
         let first = errors.0.into_iter().next();
         first.map_or_else(String::new, |error| error.message)
     })?;
+    let Log {
+        access,
+        redact_query,
+        ..
+    } = &config.log;
+    if *redact_query != Log::default().redact_query {
+        return Err(
+            "labels hide no fields of logs; set log.redact in the configuration file".into(),
+        );
+    }
+    // What labels say of logs is for their own sites.
+    if **access != AccessLog::default() {
+        for site in &mut config.sites {
+            site.access_log.get_or_insert_with(|| Arc::clone(access));
+        }
+    }
     if let Some(why) = limits::of_config(&config) {
         return Err(why.to_owned());
     }
@@ -260,6 +277,8 @@ mod tests {
             ("caddy.root", "* /etc", "files"),
             ("caddy.respond", "{env.HOME}", "variables"),
             ("caddy.tls", "/cert.pem /key.pem", "TLS"),
+            ("caddy.log.output", "file /data/x.log", "log to stdout"),
+            ("caddy.log.output", "file /etc/cron.d/x", "no files"),
             ("caddy.reverse_proxy", "unix//run/docker.sock", "unix"),
             ("caddy.nonsense", "x", "nonsense"),
             ("caddy.reverse_proxy", "{{nothing}}", "template"),
@@ -273,6 +292,37 @@ mod tests {
                 assert!(said.starts_with("bad: ") && said.contains(word), "{said}");
             }
         }
+    }
+
+    #[test]
+    fn a_log_of_labels_is_that_of_their_site_alone() {
+        let logged = unit(
+            "a",
+            "app",
+            &[
+                ("caddy", "a.example.com"),
+                ("caddy.reverse_proxy", "{{upstreams 80}}"),
+                ("caddy.log.output", "stdout"),
+            ],
+        );
+        let compiled = compiled(&[logged.clone()]);
+        assert_eq!(compiled.problems, []);
+        let config = compiled.config.expect("one");
+        let log = config.sites[0].access_log.as_ref().expect("its own");
+        assert_eq!(log.format, config::LogFormat::Caddy);
+        let mut hiding = logged;
+        let filter = [
+            ("caddy.log.format", "filter"),
+            ("caddy.log.format.fields.request>headers>X", "delete"),
+        ];
+        let filter = filter.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        hiding.labels.extend(filter);
+        let compiled = compile(&[hiding], &["app".to_owned()]);
+        assert!(
+            compiled.problems[0].what.contains("log.redact"),
+            "{:?}",
+            compiled.problems
+        );
     }
 
     #[test]

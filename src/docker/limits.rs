@@ -45,6 +45,15 @@ fn site(site: &Site) -> Option<&'static str> {
     if site.client_auth.is_some() {
         return Some("labels name no files of TLS");
     }
+    if site
+        .access_log
+        .as_ref()
+        .is_some_and(|log| log.file.is_some())
+    {
+        return Some(
+            "labels name no files: log to stdout, or to a file that the configuration file names",
+        );
+    }
     let routes = site.routes.iter().map(|route| &route.steps);
     let all = routes.chain([&site.steps, &site.errors]);
     all.flatten().find_map(step)

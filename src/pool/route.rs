@@ -20,7 +20,7 @@ use percent_encoding::percent_decode_str;
 
 use super::plan::Plan;
 use crate::config::{
-    ClientAuth, ClientAuthMode, Config, Route, ServiceIndex, Site, Tls, ValueMatch,
+    AccessLog, ClientAuth, ClientAuthMode, Config, Route, ServiceIndex, Site, Tls, ValueMatch,
 };
 use crate::model::{HostPattern, PathPattern, ServiceName};
 
@@ -51,6 +51,8 @@ pub struct SiteEntry {
     pub redirect: bool,
     /// `Strict-Transport-Security` of answers over TLS.
     pub hsts: Option<HeaderValue>,
+    /// The log of its requests; `None`: that of all sites.
+    pub log: Option<Arc<AccessLog>>,
     /// Whether a client without a certificate gets nothing, plain HTTP included.
     pub needs_client_certificate: bool,
     /// What is done before a route is looked for.
@@ -209,6 +211,7 @@ impl SiteEntry {
             tls: site.tls.clone(),
             redirect: site.tls != Tls::Off && site.redirect,
             hsts: (site.hsts).and_then(|hsts| HeaderValue::try_from(hsts.to_string()).ok()),
+            log: site.access_log.clone(),
             needs_client_certificate: matches!(
                 site.client_auth,
                 Some(ClientAuth {

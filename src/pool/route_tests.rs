@@ -79,6 +79,7 @@ fn site(hosts: &[&str], default: bool, routes: Vec<Route>, service: Option<usize
         min_version: crate::config::TlsVersion::V1_2,
         client_auth: None,
         hsts: None,
+        access_log: None,
         redirect: true,
         port: None,
         steps: Vec::new(),
@@ -128,10 +129,10 @@ fn routes(sites: Vec<Site>) -> Routes {
             ..Limits::default()
         },
         log: Log {
-            access: AccessLog {
+            access: Arc::new(AccessLog {
                 enabled: false,
                 ..AccessLog::default()
-            },
+            }),
             redact_query: Vec::new(),
             redact_headers: Vec::new(),
         },

@@ -102,6 +102,8 @@ pub struct Upstream {
     held: AtomicBool,
     /// It came to others that take the requests meanwhile, and was never found healthy.
     on_trial: AtomicBool,
+    /// It was waited in vain for the body of an answer whose head was there.
+    unhurried: AtomicBool,
     state: AtomicU8,
     /// What own probes found.
     own: ArcSwap<ProbeRecord>,
@@ -151,6 +153,7 @@ impl Upstream {
             behind,
             held: AtomicBool::new(false),
             on_trial: AtomicBool::new(false),
+            unhurried: AtomicBool::new(false),
             state: AtomicU8::new(encode(Availability::Unknown)),
             own: ArcSwap::from_pointee(unknown.clone()),
             probe: ArcSwap::from_pointee(unknown),
@@ -223,6 +226,17 @@ impl Upstream {
     #[must_use]
     pub fn is_on_trial(&self) -> bool {
         self.on_trial.load(Ordering::Relaxed)
+    }
+
+    /// A body did not follow its head in time: heads of this upstream are passed on by themselves.
+    pub fn mark_unhurried(&self) {
+        self.unhurried.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its heads wait for no body.
+    #[must_use]
+    pub fn is_unhurried(&self) -> bool {
+        self.unhurried.load(Ordering::Relaxed)
     }
 
     /// Stores what `health` found. Only `health` calls this.

@@ -82,6 +82,7 @@ impl Edge {
             ErrorType::DestinationNotFound,
             "No site is served under this host name.",
         ))?;
+        exchange.log.clone_from(&site.log);
         if let Some(tls) = Connection::of(session).and_then(|connection| connection.tls.clone()) {
             if site.tls == Tls::Off || !tls.covers(host) {
                 return Err(Refusal::new(

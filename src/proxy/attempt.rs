@@ -80,6 +80,7 @@ impl Edge {
         exchange.upstream = Some(picked.upstream);
         exchange.attempt_started = Some(clock::now());
         exchange.connection = None;
+        exchange.arrival = None;
         Ok(peer)
     }
 

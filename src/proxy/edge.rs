@@ -185,9 +185,9 @@ impl ProxyHttp for Edge {
     async fn connected_to_upstream(
         &self,
         session: &mut Session,
-        _reused: bool,
+        reused: bool,
         peer: &HttpPeer,
-        _fd: std::os::fd::RawFd,
+        fd: std::os::fd::RawFd,
         digest: Option<&pingora::protocols::Digest>,
         exchange: &mut Exchange,
     ) -> Result<()> {
@@ -201,6 +201,8 @@ impl ProxyHttp for Edge {
         if let Some(turn) = &opened.turn {
             turn.put_off();
         }
+        let method = exchange.method(session.req_header());
+        exchange.arrival = exchange.expect_answer(method, fd, reused);
         exchange.time_attempt(session);
         Ok(())
     }
@@ -254,6 +256,7 @@ impl ProxyHttp for Edge {
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        let alone = exchange.head_alone(response);
         if response.status != StatusCode::SWITCHING_PROTOCOLS {
             // Of that connection alone (RFC 9110 §7.8); browsers refuse it in HTTP/2.
             response.remove_header(&header::UPGRADE);
@@ -267,6 +270,9 @@ impl ProxyHttp for Edge {
             .is_some_and(|timer| !timer.answered())
         {
             return Err(retry::expired());
+        }
+        if let Some(alone) = alone {
+            exchange.wait_for_body(alone).await?;
         }
         exchange.timer = None;
         exchange.first_byte = exchange
@@ -423,6 +429,8 @@ impl ProxyHttp for Edge {
             // Whatever the connection says of its end: it was ended here.
             error = retry::expired();
         }
+        // It began to answer, so it was not closed for having been idle.
+        let reused = reused && !std::mem::take(&mut exchange.attempts.broken_off);
         // Undecided until somebody says whether the connection was a kept one.
         error.retry.decide_reuse(reused);
         let from_upstream = *error.esource() == pingora::ErrorSource::Upstream;
@@ -556,7 +564,7 @@ impl ProxyHttp for Edge {
             },
         );
         let settings = self.settings.load();
-        let access = &settings.log.access;
+        let access = exchange.log.as_ref().unwrap_or(&settings.log.access);
         let handling = exchange.handling.as_ref();
         let skipped = handling.is_some_and(|handling| handling.log.skip)
             || access.skip.takes(session.req_header().uri.path(), status);
@@ -564,7 +572,7 @@ impl ProxyHttp for Edge {
             && !skipped
             && (status >= 500 || access.sample >= 1.0 || fastrand::f64() < access.sample)
         {
-            self.log_line(session, exchange, &settings, status, took);
+            self.log_line(session, exchange, &settings, access, status, took);
         }
     }
 }

@@ -8,6 +8,7 @@ use http::{HeaderValue, Method};
 use pingora::http::RequestHeader;
 
 use crate::clock;
+use crate::config::AccessLog;
 use crate::metrics::ColorMetrics;
 use crate::model::{ErrorType, Kind};
 use crate::pool::{Claim, OpenConnection, StreamEnd, Turn, UpstreamUse};
@@ -17,6 +18,7 @@ use super::event_stream::EventStream;
 use super::forwarded::Client;
 use super::handle::Handling;
 use super::retry::TryTimer;
+use super::small::Arrival;
 use super::testimony::Testimony;
 
 /// Upstreams remembered as tried; more attempts than this are not configured by anyone.
@@ -52,7 +54,11 @@ pub struct Exchange {
     pub(super) timer: Option<TryTimer>,
     /// The upstream connection, if it is not shared.
     pub(super) connection: Option<OpenConnection>,
+    /// Where the answer comes, if it is one that may be waited for.
+    pub(super) arrival: Option<Arrival>,
     pub(super) error: Option<ErrorType>,
+    /// Its site's own log.
+    pub(super) log: Option<Arc<AccessLog>>,
     /// What the first attempt tells of its release.
     pub(super) testimony: Testimony,
     /// The response is an event stream that can be ended between two events.
@@ -70,6 +76,8 @@ pub(super) struct Attempts {
     pub(super) repeated: bool,
     /// The answer was thrown away, so that the request can be sent again.
     pub(super) discarded: bool,
+    /// The answer broke off before any of it was passed on.
+    pub(super) broken_off: bool,
     /// The next attempt waits for a moment first.
     pub(super) pause: bool,
 }
@@ -118,7 +126,9 @@ impl Exchange {
             first_byte: None,
             timer: None,
             connection: None,
+            arrival: None,
             error: None,
+            log: None,
             testimony: Testimony::Open,
             events: None,
             handling: None,

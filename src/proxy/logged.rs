@@ -1,5 +1,6 @@
 //! The line of the access log for a request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, header};
@@ -13,6 +14,7 @@ use super::head;
 use super::request::{milliseconds, protocol};
 use super::settings::Settings;
 use crate::clock;
+use crate::config::AccessLog;
 use crate::model::ErrorType;
 
 impl Edge {
@@ -21,6 +23,7 @@ impl Edge {
         session: &Session,
         exchange: &Exchange,
         settings: &Settings,
+        to: &Arc<AccessLog>,
         status: u16,
         took: Duration,
     ) {
@@ -79,7 +82,7 @@ impl Edge {
             // The trace id is the second part of the field (W3C Trace Context §3.2).
             trace_id: trace.and_then(|trace| trace.split('-').nth(1)),
         };
-        self.log.write(&Entry {
+        let entry = Entry {
             line,
             at,
             request,
@@ -93,7 +96,8 @@ impl Edge {
             more: (exchange.handling.as_ref())
                 .map_or(&[], |handling| handling.log.append.as_slice()),
             rules: &settings.log,
-        });
+        };
+        self.log.write(to, &entry);
     }
 }
 

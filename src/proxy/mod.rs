@@ -7,7 +7,7 @@
 //!
 //! Invariants: a request holds its claim until it ends, whatever way it ends; a request is
 //! repeated only if nothing of it was sent, or if it is a GET or HEAD whose connection died
-//! before any answer, and that once, or if it is safe and its service asks for it (`retry`); after
+//! before any of the answer was passed on (`small`), and that once, or if it is safe and its service asks for it (`retry`); after
 //! a switch a repetition goes to the new pool.
 //!
 //! Not here: which color is live (`switch`), whether an upstream is healthy (`health`).
@@ -36,6 +36,7 @@ mod logged;
 mod request;
 mod retry;
 mod settings;
+mod small;
 mod sticky;
 mod testimony;
 mod upgrade;

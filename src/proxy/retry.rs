@@ -1,10 +1,10 @@
 //! What is tried again after an attempt that failed.
 //!
 //! Three ways to fail, each with its own rule. Nothing was sent: any method may be tried elsewhere.
-//! The connection broke before an answer: GET and HEAD, once. An answer came that the service
-//! wants to be tried again, or none in the time of one attempt: safe methods without a body. Every
-//! further attempt takes a token of the slot's budget, except one on a kept connection that its
-//! upstream closed meanwhile, which says nothing of the upstream.
+//! The connection broke before any of an answer was passed on: GET and HEAD, once. An answer came that
+//! the service wants to be tried again, or none in the time of one attempt: safe methods without a
+//! body. Every further attempt takes a token of the slot's budget, except one on a kept connection that
+//! its upstream closed meanwhile, which says nothing of the upstream.
 //!
 //! While no upstream can be had at all, a service may let its requests wait
 //! ([`Edge::wait_for_upstream`]); those tries are paced and not counted.

@@ -170,6 +170,7 @@ impl Builder {
             min_version: TlsVersion::V1_2,
             client_auth: None,
             hsts: None,
+            access_log: None,
             routes: Vec::new(),
             service: None,
         };

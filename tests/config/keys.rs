@@ -150,6 +150,7 @@ fn the_defaults_of_handlers_are_those_of_the_parser() {
         "site.tls",
         "site.client_auth",
         "site.hsts",
+        "site.access_log",
         "site.encode.levels",
     ];
     let with_default = keys()

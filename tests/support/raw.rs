@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What it does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +14,14 @@ pub enum Mood {
     Status(u16),
     /// Never answers.
     Hang,
+    /// 200, of which only the head comes before the end of the connection.
+    BreakOff,
+    /// 200, with a moment between head and body.
+    Apart,
 }
+
+/// Between the pieces of an answer.
+const APART: Duration = Duration::from_millis(20);
 
 /// HTTP/1.1 on threads; ends with the process.
 #[derive(Clone, Debug)]
@@ -58,7 +66,7 @@ impl Raw {
             self.heads.lock().expect("no panic").push(head.clone());
             let mood = *self.mood.lock().expect("no panic");
             let (status, body) = match mood {
-                Mood::Good => (200, head),
+                Mood::Good | Mood::BreakOff | Mood::Apart => (200, head),
                 Mood::Status(status) => (status, "as told\n".to_owned()),
                 Mood::Hang => {
                     // Until the other end has had enough.
@@ -68,9 +76,22 @@ impl Raw {
             };
             let (name, length) = (self.name, body.len());
             let answer = format!(
-                "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nx-origin: {name}\r\n\r\n{body}"
+                "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nx-origin: {name}\r\n\r\n"
             );
-            if socket.write_all(answer.as_bytes()).is_err() {
+            let pieces = match mood {
+                Mood::Apart => vec![answer, body],
+                Mood::BreakOff => vec![answer],
+                _ => vec![answer + &body],
+            };
+            for piece in pieces {
+                if socket.write_all(piece.as_bytes()).is_err() {
+                    return;
+                }
+                if mood == Mood::Apart {
+                    std::thread::sleep(APART);
+                }
+            }
+            if mood == Mood::BreakOff {
                 return;
             }
         }

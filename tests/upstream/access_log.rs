@@ -137,9 +137,65 @@ fn a_log_that_cannot_be_opened_is_no_new_configuration() {
     fs::write(edge.config(), text).expect("written");
     let reload = edge.proxyctl(&["reload"]);
     assert_eq!(reload.code, 1, "{reload:?}");
-    assert!(reload.stderr.contains("log.access.file"), "{reload:?}");
+    assert!(reload.stderr.contains("/missing/access.log"), "{reload:?}");
     get(&edge, "/still");
     wait_until("the old one is written", || {
         edge.access_log().contains("/still")
     });
+}
+
+#[test]
+fn a_site_has_a_log_of_its_own() {
+    let upstream = Raw::start("up", Mood::Good);
+    let mut edge = Edge::prepare(&[]);
+    let own = |name: &str| edge.folder.path().join(name);
+    let [first, second, bad] = ["first.log", "second.log", "missing/x.log"].map(own);
+    let text = |log: &std::path::Path, redact: &str| {
+        format!(
+            "[[site]]\nhosts = [\"127.0.0.1\"]\ntls = \"off\"\nservice = \"web\"\n\
+             [[site]]\nhosts = [\"own.internal\"]\ntls = \"off\"\nservice = \"web\"\n\
+             access_log = {{ file = {log:?}, format = \"combined\", skip = [{redact}] }}\n\
+             [service.web]\nblue = [\"{}\"]\n",
+            upstream.addr
+        )
+    };
+    edge.write(&text(&first, ""));
+    edge.spawn();
+    let get_own = |path: &str| {
+        let url = format!("http://{}{path}", edge.http);
+        let answer = curl(&["--header", "Host: own.internal", &url]);
+        assert_eq!(answer.code, 0, "{answer:?}");
+    };
+    let read = |path: &std::path::Path| fs::read_to_string(path).unwrap_or_default();
+    get(&edge, "/shared");
+    get_own("/own?token=secret");
+    wait_until("each has its line", || {
+        edge.access_log().contains("/shared") && read(&first).contains("/own")
+    });
+    let line = read(&first);
+    assert!(
+        line.contains("\"GET /own?token=*** HTTP/1.1\" 200 "),
+        "{line}"
+    );
+    assert!(!line.contains("/shared") && !edge.access_log().contains("/own"));
+
+    // Moved away by another program.
+    fs::rename(&first, edge.folder.path().join("first.log.1")).expect("renamed");
+    hang_up(&edge);
+    wait_until("it is there again", || first.exists());
+    get_own("/again");
+    wait_until("lines go there", || read(&first).contains("/again"));
+
+    edge.write(&text(&bad, ""));
+    let refused = edge.proxyctl(&["reload"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("missing/x.log"), "{refused:?}");
+    edge.write(&text(&second, "\"/quiet\""));
+    assert_eq!(edge.proxyctl(&["reload"]).code, 0);
+    get_own("/quiet");
+    get_own("/moved");
+    wait_until("lines go to the other file", || {
+        read(&second).contains("/moved")
+    });
+    assert!(!read(&second).contains("/quiet") && !read(&first).contains("/moved"));
 }

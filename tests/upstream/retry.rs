@@ -66,6 +66,46 @@ fn an_answer_is_asked_for_again_elsewhere_when_that_is_safe() {
 }
 
 #[test]
+fn a_small_answer_without_its_body_is_asked_for_again() {
+    let (bad, good, apart) = (
+        Raw::start("bad", Mood::BreakOff),
+        Raw::start("good", Mood::Good),
+        Raw::start("apart", Mood::Apart),
+    );
+    let edge = Edge::start(&service(&addresses(&[&bad, &good, &apart]), ""));
+    let url = format!("http://{}/x", edge.http);
+    let ends = |more: &[&str]| {
+        let ends = (0..15).map(|_| curl(&[more, &[&url]].concat()).code);
+        ends.collect::<Vec<_>>()
+    };
+    assert_eq!(ends(&[]), [0; 15]);
+    for (raw, name) in [(&bad, "bad"), (&good, "good"), (&apart, "apart")] {
+        let seen = raw.heads().len();
+        assert!(seen >= 3, "{name} was asked {seen} times");
+    }
+    // Whether it was done is unknown, so the answer is passed on as far as it comes.
+    // Curl calls that a partial file: 18.
+    let ends = ends(&["--data", "x"]);
+    assert_eq!(
+        ends.iter().filter(|code| **code == 18).count(),
+        5,
+        "{ends:?}"
+    );
+
+    edge.write(&service(&addresses(&[&bad]), ""));
+    assert_eq!(edge.proxyctl(&["reload"]).code, 0);
+    let before = bad.heads().len();
+    let (status, told) = ask(&edge, &[]);
+    assert_eq!(status, "502");
+    assert!(told.contains("error=connection_terminated"), "{told}");
+    assert_eq!(
+        bad.heads().len() - before,
+        2,
+        "one attempt and one repetition"
+    );
+}
+
+#[test]
 fn an_attempt_that_takes_too_long_is_ended_and_made_elsewhere() {
     let (slow, good) = (
         Raw::start("slow", Mood::Hang),

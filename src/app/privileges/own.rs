@@ -39,7 +39,7 @@ pub(super) fn take_over(config: &Config, user: &User) -> Result<Vec<PathBuf>, Pr
             Ok(()) | Err(_) => {}
         }
     }
-    if let Some(file) = &config.log.access.file {
+    for file in config.access_logs().filter_map(|log| log.file.as_ref()) {
         let folder = file.parent().unwrap_or(Path::new("."));
         own_folder(folder, user).map_err(failed(folder))?;
         match fs::symlink_metadata(file) {

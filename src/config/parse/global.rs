@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::section::Section;
@@ -258,12 +259,13 @@ fn log(section: Option<Section<'_>>) -> Log {
         log.redact(&name);
     }
     if let Some(access) = section.section("access", &schema::LOG_ACCESS) {
-        log.access = access_log(&access);
+        log.access = Arc::new(access_log(&access));
     }
     log
 }
 
-fn access_log(section: &Section<'_>) -> AccessLog {
+/// `[log.access]`, or that of a site.
+pub(super) fn access_log(section: &Section<'_>) -> AccessLog {
     let mut access = AccessLog::default();
     section.set("enabled", &mut access.enabled, value::boolean);
     section.set("sample", &mut access.sample, value::rate);

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::global::access_log;
 use super::route;
 use super::section::Section;
 use super::service::Names;
@@ -14,8 +16,8 @@ use super::tree::{Value, join};
 use super::value::{self, Parsed};
 use crate::config::step::Step;
 use crate::config::{
-    ClientAuth, ClientAuthMode, Config, Hsts, IpSet, Kind, Listen, Route, ServiceIndex, Site, Tls,
-    TlsVersion, schema,
+    AccessLog, ClientAuth, ClientAuthMode, Config, Hsts, IpSet, Kind, Listen, Route, ServiceIndex,
+    Site, Tls, TlsVersion, schema,
 };
 use crate::model::HostPattern;
 
@@ -116,7 +118,17 @@ pub(super) fn read(
             }
         }
         check_port(&head, &config.listen);
-        config.sites.push(one(head, names));
+        let (at, path) = (head.section.at, head.section.key("access_log"));
+        let site = one(head, names);
+        let rotates_otherwise = |log: &AccessLog| {
+            let mut others = config.access_logs();
+            log.file.is_some() && others.any(|o| o.file == log.file && o.rotate != log.rotate)
+        };
+        if site.access_log.as_deref().is_some_and(rotates_otherwise) {
+            let message = "another log has the same file and another rotate";
+            root.out.error(at, &path, message.to_owned());
+        }
+        config.sites.push(site);
     }
     for service in &config.services {
         let Some(entry) = names.entry(service.name.as_str()) else {
@@ -187,6 +199,8 @@ fn one<'a>(head: Head<'a>, names: &Names<'a>) -> Site {
     let client_auth = client_auth(&section);
     let hsts = hsts(&section, &tls, redirect, &hosts);
     check_policy(&section, &tls, redirect);
+    let own_log = section.section("access_log", &schema::SITE_ACCESS_LOG);
+    let own_log = own_log.map(|section| Arc::new(access_log(&section)));
     routes.shrink_to_fit();
     Site {
         tls,
@@ -194,6 +208,7 @@ fn one<'a>(head: Head<'a>, names: &Names<'a>) -> Site {
         client_auth,
         hsts,
         redirect,
+        access_log: own_log,
         port,
         steps,
         errors,

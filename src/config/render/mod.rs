@@ -15,10 +15,13 @@ mod transport;
 use std::fmt::{Display, Write as _};
 
 pub(super) use self::text::in_words;
-use self::text::{bare_or_quoted, duration, inline, list, networks, number, path, size, text};
+use self::text::{
+    bare_or_quoted, duration, inline, inline_table, list, networks, number, path, size, text,
+};
 use super::{
-    Acme, AfterAction, Balance, Config, Docker, DockerSocket, Eab, Health, History, Limits, Listen,
-    Log, Maintenance, Notify, NotifyEvent, Probe, RescueBudget, Rollback, RuleAction, Service,
+    AccessLog, Acme, AfterAction, Balance, Config, Docker, DockerSocket, Eab, Health, History,
+    Limits, Listen, Log, Maintenance, Notify, NotifyEvent, Probe, RescueBudget, Rollback,
+    RuleAction, Service,
 };
 use crate::model::Color;
 
@@ -158,25 +161,40 @@ fn log(out: &mut Writer, log: &Log) {
     out.table("[log]");
     out.key("redact", list(log.redact_query.iter().map(text)));
     out.table("[log.access]");
-    out.key("enabled", log.access.enabled);
-    out.key("sample", number(log.access.sample));
-    if let Some(file) = &log.access.file {
-        out.key("file", path(file));
+    for (key, value) in access_log(&log.access) {
+        out.key(&key, value);
     }
-    out.key("format", text(log.access.format.as_str()));
-    let skip = &log.access.skip;
-    let statuses = skip.statuses.iter();
+}
+
+/// The keys of one log.
+fn access_log(log: &AccessLog) -> Vec<(String, String)> {
+    let key = |name: &str, value: String| (name.to_owned(), value);
+    let statuses = log.skip.statuses.iter();
     let statuses = statuses.map(|(from, to)| text(format!("{from}-{to}")));
-    out.key("skip", list(skip.paths.iter().map(text).chain(statuses)));
-    if let Some(rotate) = &log.access.rotate {
-        out.table("[log.access.rotate]");
-        out.key("size", rotate.size);
-        if let Some(age) = rotate.age {
-            out.key("age", duration(age));
-        }
-        out.key("keep", rotate.keep);
-        out.key("compress", rotate.compress);
+    let mut keys = vec![
+        key("enabled", log.enabled.to_string()),
+        key("sample", number(log.sample)),
+        key("format", text(log.format.as_str())),
+        key(
+            "skip",
+            list(log.skip.paths.iter().map(text).chain(statuses)),
+        ),
+    ];
+    if let Some(file) = &log.file {
+        keys.push(key("file", path(file)));
     }
+    if let Some(rotate) = &log.rotate {
+        let mut inside = vec![
+            key("size", rotate.size.to_string()),
+            key("keep", rotate.keep.to_string()),
+            key("compress", rotate.compress.to_string()),
+        ];
+        if let Some(age) = rotate.age {
+            inside.push(key("age", duration(age)));
+        }
+        keys.push(key("rotate", inline_table(&inside)));
+    }
+    keys
 }
 
 fn acme(out: &mut Writer, acme: &Acme) {

@@ -1,8 +1,8 @@
 //! Sites and routes as TOML.
 
-use super::Writer;
 use super::step::steps;
-use super::text::{duration, list, matches, networks, path, text};
+use super::text::{duration, inline_table, list, matches, networks, path, text};
+use super::{Writer, access_log};
 use crate::config::{
     ClientAuth, ClientAuthMode, Config, Route, ServiceIndex, Site, Tls, TlsVersion,
 };
@@ -56,6 +56,9 @@ impl Config {
             );
         }
         out.key("redirect", site.redirect);
+        if let Some(log) = &site.access_log {
+            out.key("access_log", inline_table(&access_log(log)));
+        }
         if let Some(index) = site.service {
             out.key("service", self.service_name(index));
         }

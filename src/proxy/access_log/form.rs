@@ -33,8 +33,8 @@ pub(in crate::proxy) struct Entry<'a> {
 
 impl Entry<'_> {
     /// The line, with its end. `None`: it cannot be written, which no request can bring about.
-    pub(super) fn bytes(&self) -> Option<Vec<u8>> {
-        let mut bytes = match self.rules.access.format {
+    pub(super) fn bytes(&self, format: LogFormat) -> Option<Vec<u8>> {
+        let mut bytes = match format {
             LogFormat::Cutover => self.with_more(serde_json::to_vec(&self.line).ok()?),
             LogFormat::Common => self.common().into_bytes(),
             LogFormat::Combined => self.combined().into_bytes(),
@@ -251,8 +251,7 @@ mod tests {
         path: &str,
         user: Option<&str>,
     ) -> String {
-        let mut rules = Log::default();
-        rules.access.format = format;
+        let rules = Log::default();
         let response = {
             let mut head = ResponseHeader::build(200, None).unwrap();
             head.append_header("set-cookie", "id=secret").unwrap();
@@ -281,7 +280,7 @@ mod tests {
             more: &[("team".to_owned(), "a\"b".to_owned())],
             rules: &rules,
         };
-        String::from_utf8(entry.bytes().unwrap()).unwrap()
+        String::from_utf8(entry.bytes(format).unwrap()).unwrap()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A request only forms its line ([`form`]) and hands it over; when the writer ([`writer`]) falls
 //! behind by [`QUEUE`] lines, further lines are dropped and counted, because traffic never waits
-//! for a terminal or a disk. Values of redacted parameters and headers are replaced before the
+//! for a terminal or a disk. One writer serves all logs, those of sites too. Values of redacted parameters and headers are replaced before the
 //! line exists.
 
 mod form;
@@ -16,7 +16,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use serde::Serialize;
 
 pub(super) use self::form::Entry;
-use self::writer::{Orders, Target};
+use self::writer::{Orders, Sinks, Target};
 use crate::config;
 
 /// Lines that may wait for the writer.
@@ -57,27 +57,36 @@ pub(super) struct Line<'a> {
     pub(super) trace_id: Option<&'a str>,
 }
 
+/// A line, and the log that it is for.
+struct Addressed {
+    to: Arc<config::AccessLog>,
+    line: Vec<u8>,
+}
+
 /// Where lines go. Cloning is cheap; the writer ends when the last clone is gone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    lines: SyncSender<Vec<u8>>,
+    /// Nothing only wakes the writer.
+    lines: SyncSender<Option<Addressed>>,
     orders: Arc<Orders>,
 }
 
 impl AccessLog {
-    /// Starts the writer to stdout, or to a file that is created if it is missing and appended
+    /// Starts the writer to stdout, and to files that are created if they are missing and appended
     /// to.
     ///
     /// # Errors
-    /// The file cannot be opened.
-    pub fn start(config: &config::AccessLog) -> std::io::Result<Self> {
-        let sink = Target::from(config).open()?;
+    /// A file cannot be opened.
+    pub fn start<'a>(
+        logs: impl Iterator<Item = &'a Arc<config::AccessLog>>,
+    ) -> std::io::Result<Self> {
+        let sinks = Sinks::open(logs.map(|log| Target::from(&**log)))?;
         let (lines, queue) = sync_channel(QUEUE);
         let orders: Arc<Orders> = Arc::default();
         let told = Arc::clone(&orders);
         std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || writer::write_all(&queue, sink, &told))?;
+            .spawn(move || writer::write_all(&queue, sinks, &told))?;
         Ok(Self { lines, orders })
     }
 
@@ -92,12 +101,13 @@ impl AccessLog {
 
     /// Writes as a new configuration says from now on. A file that cannot be opened leaves things
     /// as they are, with a warning.
-    pub fn follow(&self, config: &config::AccessLog) {
-        self.orders.follow(Target::from(config));
+    pub fn follow<'a>(&self, logs: impl Iterator<Item = &'a Arc<config::AccessLog>>) {
+        let targets = logs.map(|log| Target::from(&**log));
+        self.orders.follow(targets.collect());
         self.wake();
     }
 
-    /// Opens the file again: somebody may have moved it away.
+    /// Opens the files again: somebody may have moved them away.
     pub fn reopen(&self) {
         self.orders.reopen();
         self.wake();
@@ -105,14 +115,15 @@ impl AccessLog {
 
     /// Without a place in the queue the writer is awake anyway.
     fn wake(&self) {
-        let _ = self.lines.try_send(Vec::new());
+        let _ = self.lines.try_send(None);
     }
 
-    pub(super) fn write(&self, entry: &Entry<'_>) {
-        let Some(bytes) = entry.bytes() else {
+    pub(super) fn write(&self, to: &Arc<config::AccessLog>, entry: &Entry<'_>) {
+        let Some(line) = entry.bytes(to.format) else {
             return;
         };
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(bytes) {
+        let to = Arc::clone(to);
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(Some(Addressed { to, line })) {
             self.orders.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -4,6 +4,7 @@
 //! A file that is full or old gets the time as a part of its name, and a new one takes its place;
 //! old ones are compressed and thrown away by another thread, because that takes its time.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -15,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use tracing::warn;
 
+use super::Addressed;
 use crate::clock;
 use crate::config::{AccessLog as Config, Rotate};
 
@@ -28,15 +30,15 @@ const BUFFER_BYTES: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     /// The last one counts.
-    target: Mutex<Option<Target>>,
+    targets: Mutex<Option<Vec<Target>>>,
     reopen: AtomicBool,
     /// Lines that there was no room for.
     pub(super) dropped: AtomicU64,
 }
 
 impl Orders {
-    pub(super) fn follow(&self, target: Target) {
-        *self.lock() = Some(target);
+    pub(super) fn follow(&self, targets: Vec<Target>) {
+        *self.lock() = Some(targets);
         self.reopen.store(true, Ordering::Release);
     }
 
@@ -44,8 +46,8 @@ impl Orders {
         self.reopen.store(true, Ordering::Release);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Target>> {
-        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Vec<Target>>> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,6 +80,7 @@ impl Target {
                 since: clock::wall(),
                 not_before: None,
                 tidying: Arc::default(),
+                broken: false,
             });
         };
         let file = OpenOptions::new().create(true).append(true).open(path)?;
@@ -96,6 +99,7 @@ impl Target {
             since,
             not_before: None,
             tidying: Arc::default(),
+            broken: false,
         })
     }
 }
@@ -111,6 +115,8 @@ pub(super) struct Sink {
     not_before: Option<SystemTime>,
     /// Old files are being compressed.
     tidying: Arc<AtomicBool>,
+    /// The last write failed.
+    broken: bool,
 }
 
 impl Sink {
@@ -132,6 +138,19 @@ impl Sink {
         let age = self.target.rotate.as_ref().and_then(|rotate| rotate.age);
         let passed = now.duration_since(self.since).unwrap_or_default();
         self.written > 0 && age.is_some_and(|age| passed >= age)
+    }
+
+    /// What cannot be written is said once, not once a line: the disk is full for all of them.
+    fn say(&mut self, written: io::Result<()>) {
+        match written {
+            Err(error) if !self.broken => {
+                self.broken = true;
+                let file = self.target.file.as_deref().unwrap_or(Path::new("stdout"));
+                warn!(file = %file.display(), %error, "access log cannot be written, lines are lost");
+            }
+            Err(_) => {}
+            Ok(()) => self.broken = false,
+        }
     }
 
     /// Looks at the age.
@@ -170,46 +189,97 @@ impl Sink {
     }
 }
 
-/// Writes until the last handle is gone.
-pub(super) fn write_all(queue: &Receiver<Vec<u8>>, mut sink: Sink, orders: &Orders) {
-    let mut broken = false;
-    loop {
-        let mut result = match queue.recv_timeout(TICK) {
-            Ok(line) => sink.write(&line),
-            Err(RecvTimeoutError::Timeout) => Ok(()),
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        while let Ok(line) = queue.try_recv() {
-            result = result.and_then(|()| sink.write(&line));
+/// The open logs, by their files. `None` is standard output.
+pub(super) struct Sinks(HashMap<Option<PathBuf>, Sink>);
+
+impl Sinks {
+    /// # Errors
+    /// A file cannot be opened.
+    pub(super) fn open(targets: impl Iterator<Item = Target>) -> io::Result<Self> {
+        let mut sinks = HashMap::new();
+        for target in targets {
+            let file = target.file.clone();
+            let sink = target.open().map_err(|error| match &file {
+                Some(file) => io::Error::new(error.kind(), format!("{}: {error}", file.display())),
+                None => error,
+            })?;
+            sinks.insert(file, sink);
         }
-        result = result.and_then(|()| sink.out.flush());
-        // Said once, not once a line: the disk is full for all of them.
-        match result {
-            Err(error) if !broken => {
-                broken = true;
-                warn!(%error, "access log cannot be written, lines are lost");
+        Ok(Self(sinks))
+    }
+
+    fn write(&mut self, Addressed { to, line }: &Addressed) {
+        if !self.0.contains_key(&to.file) {
+            // Of a new configuration, before the order to follow it came.
+            match Target::from(&**to).open() {
+                Ok(sink) => drop(self.0.insert(to.file.clone(), sink)),
+                Err(error) => warn!(%error, "access log cannot be opened, a line is lost"),
             }
-            Err(_) => {}
-            Ok(()) => broken = false,
         }
-        if orders.reopen.swap(false, Ordering::AcqRel) {
-            reopen(&mut sink, orders.lock().take());
+        if let Some(sink) = self.0.get_mut(&to.file) {
+            let written = sink.write(line);
+            sink.say(written);
         }
-        sink.tend(clock::wall());
-        let lost = orders.dropped.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            warn!(lines = lost, "access log fell behind, lines dropped");
+    }
+
+    fn flush(&mut self) {
+        for sink in self.0.values_mut() {
+            if !sink.out.buffer().is_empty() {
+                let flushed = sink.out.flush();
+                sink.say(flushed);
+            }
+        }
+    }
+
+    /// Opens the same files by their names, as another program may have moved them; or others.
+    fn reopen(&mut self, targets: Option<Vec<Target>>) {
+        if let Some(targets) = &targets {
+            let stays = |file: &Option<PathBuf>| targets.iter().any(|target| target.file == *file);
+            self.0.retain(|file, _| stays(file));
+        }
+        let same = || self.0.values().map(|sink| sink.target.clone()).collect();
+        for target in targets.unwrap_or_else(same) {
+            let file = target.file.clone();
+            match target.open() {
+                Ok(new) => {
+                    let tidying = self.0.remove(&file).map(|old| old.tidying);
+                    let tidying = tidying.unwrap_or_default();
+                    self.0.insert(file, Sink { tidying, ..new });
+                }
+                Err(error) => warn!(%error, "access log cannot be opened anew"),
+            }
+        }
+    }
+
+    fn tend(&mut self, now: SystemTime) {
+        for sink in self.0.values_mut() {
+            sink.tend(now);
         }
     }
 }
 
-/// The same file by its name, as another program may have moved it; or another one.
-fn reopen(sink: &mut Sink, target: Option<Target>) {
-    let target = target.unwrap_or_else(|| sink.target.clone());
-    let tidying = Arc::clone(&sink.tidying);
-    match target.open() {
-        Ok(new) => *sink = Sink { tidying, ..new },
-        Err(error) => warn!(%error, "access log cannot be opened, the old one is written on"),
+/// Writes until the last handle is gone.
+pub(super) fn write_all(queue: &Receiver<Option<Addressed>>, mut sinks: Sinks, orders: &Orders) {
+    loop {
+        match queue.recv_timeout(TICK) {
+            Ok(Some(line)) => sinks.write(&line),
+            Ok(None) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        while let Ok(more) = queue.try_recv() {
+            if let Some(line) = more {
+                sinks.write(&line);
+            }
+        }
+        sinks.flush();
+        if orders.reopen.swap(false, Ordering::AcqRel) {
+            sinks.reopen(orders.lock().take());
+        }
+        sinks.tend(clock::wall());
+        let lost = orders.dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            warn!(lines = lost, "access log fell behind, lines dropped");
+        }
     }
 }
 
@@ -355,6 +425,19 @@ mod tests {
         }
     }
 
+    fn config(path: &Path, rotate: Option<Rotate>) -> Arc<Config> {
+        Arc::new(Config {
+            file: Some(path.to_owned()),
+            rotate,
+            ..Config::default()
+        })
+    }
+
+    fn addressed(to: &Arc<Config>, line: &str) -> Addressed {
+        let (to, line) = (Arc::clone(to), line.as_bytes().to_vec());
+        Addressed { to, line }
+    }
+
     fn rotate() -> Rotate {
         Rotate {
             size: 10,
@@ -450,51 +533,84 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_moved_is_left_and_a_folder_that_is_gone_loses_nothing_more() {
+    fn a_file_that_was_moved_is_left_and_one_that_cannot_be_opened_loses_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
         let big = Rotate {
             size: 1 << 30,
             ..rotate()
         };
-        let mut sink = target(&path, big.clone()).open().unwrap();
-        sink.write(b"one\n").unwrap();
-        sink.out.flush().unwrap();
+        let log = config(&path, Some(big.clone()));
+        let mut sinks = Sinks::open([Target::from(&*log)].into_iter()).unwrap();
+        let write = |sinks: &mut Sinks, text: &str| {
+            sinks.write(&addressed(&log, text));
+            sinks.flush();
+        };
+        write(&mut sinks, "one\n");
         fs::rename(&path, folder.path().join("access.log.1")).unwrap();
-        reopen(&mut sink, None);
-        sink.write(b"two\n").unwrap();
-        sink.out.flush().unwrap();
+        sinks.reopen(None);
+        write(&mut sinks, "two\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
-        let nowhere = target(&folder.path().join("gone/access.log"), big);
-        reopen(&mut sink, Some(nowhere));
-        sink.write(b"three\n").unwrap();
-        sink.out.flush().unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "two\nthree\n");
+        let moved = folder.path().join("moved");
+        fs::create_dir(&moved).unwrap();
+        fs::rename(&path, moved.join("access.log")).unwrap();
+        fs::create_dir(&path).unwrap();
+        // A folder is in the way.
+        sinks.reopen(None);
+        write(&mut sinks, "three\n");
+        let text = fs::read_to_string(moved.join("access.log")).unwrap();
+        assert_eq!(text, "two\nthree\n");
+    }
+
+    #[test]
+    fn each_line_goes_to_its_own_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b, c] =
+            ["a.log", "b.log", "c.log"].map(|name| config(&folder.path().join(name), None));
+        let targets = |of: &[&Arc<Config>]| {
+            of.iter()
+                .map(|log| Target::from(&***log))
+                .collect::<Vec<_>>()
+        };
+        let mut sinks = Sinks::open(targets(&[&a, &b]).into_iter()).unwrap();
+        for (log, text) in [(&a, "1"), (&b, "2"), (&a, "3")] {
+            sinks.write(&addressed(log, text));
+        }
+        sinks.flush();
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!((read("a.log"), read("b.log")), ("13".into(), "2".into()));
+        // A line of a configuration that is not followed yet is not lost.
+        sinks.write(&addressed(&c, "4"));
+        sinks.reopen(Some(targets(&[&b, &c])));
+        assert_eq!(sinks.0.len(), 2, "the other one is closed");
+        sinks.write(&addressed(&c, "5"));
+        sinks.flush();
+        assert_eq!(read("c.log"), "45");
     }
 
     #[test]
     fn a_full_disk_loses_lines_and_goes_on_when_there_is_room() {
         // Every write to it fails as on a full disk (full(4)).
-        let full = Target {
-            file: Some("/dev/full".into()),
-            rotate: None,
-        };
+        let full = config(Path::new("/dev/full"), None);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
         let (lines, queue) = std::sync::mpsc::sync_channel(8);
         let orders = Arc::new(Orders::default());
-        let sink = full.open().unwrap();
+        let sinks = Sinks::open([Target::from(&*full)].into_iter()).unwrap();
         let (told, reader) = (Arc::clone(&orders), queue);
-        let thread = std::thread::spawn(move || write_all(&reader, sink, &told));
+        let thread = std::thread::spawn(move || write_all(&reader, sinks, &told));
         for _ in 0..100 {
-            lines.send(vec![b'x'; 4096]).unwrap();
+            lines
+                .send(Some(addressed(&full, &"x".repeat(4096))))
+                .unwrap();
         }
-        orders.follow(target(&path, rotate()));
-        lines.send(Vec::new()).unwrap();
+        let log = config(&path, Some(rotate()));
+        orders.follow(vec![Target::from(&*log)]);
+        lines.send(None).unwrap();
         while !path.exists() {
             std::thread::yield_now();
         }
-        lines.send(b"room\n".to_vec()).unwrap();
+        lines.send(Some(addressed(&log, "room\n"))).unwrap();
         drop(lines);
         thread.join().unwrap();
         assert!(fs::read_to_string(&path).unwrap().ends_with("room\n"));

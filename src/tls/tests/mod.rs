@@ -61,6 +61,7 @@ fn site(names: &[&str], tls: Tls) -> Site {
         min_version: crate::config::TlsVersion::V1_2,
         client_auth: None,
         hsts: None,
+        access_log: None,
         redirect: true,
         port: None,
         steps: Vec::new(),

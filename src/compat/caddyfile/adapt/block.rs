@@ -200,7 +200,7 @@ pub(super) fn unknown(name: &str) -> String {
         "proxy" | "gzip" | "websocket" | "ext" | "fastcgi" | "transparent" => {
             "this is Caddy 1's language, and Caddy 2's is read: reverse_proxy, encode, try_files"
         }
-        "log_name" => "there is one access log",
+        "log_name" => "a site has one log, which needs no name",
         "copy_response" | "copy_response_headers" => {
             "it belongs into the handle_response of a reverse_proxy"
         }

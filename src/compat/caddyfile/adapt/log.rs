@@ -1,4 +1,5 @@
-//! `log`: which requests are logged, and where to. There is one access log for all sites.
+//! `log`: which requests are logged, and where to. The first log of a file is that of all sites; a site
+//! whose log is another one gets its own.
 
 use super::super::ast::Directive;
 use super::super::source::Pos;
@@ -7,7 +8,7 @@ use super::doc::{Table, Value};
 use super::findings::Findings;
 use super::unit::{milliseconds, time_text};
 
-/// The `log` lines of a site: keys of `[log.access]`.
+/// The `log` lines of a site: keys of `[log.access]` or `[site.access_log]`.
 pub(super) fn site(cx: &Cx<'_>, lines: &[&Directive]) -> Option<(Pos, Table)> {
     let (first, others) = lines.split_first()?;
     if let Some(second) = others.first() {
@@ -50,7 +51,7 @@ fn read(line: &Directive, out: &Findings) -> Table {
             ("format", [kind, ..]) => format(sub, &kind.text, out, &mut table),
             ("level", _) => out.note(pos, "level means nothing here: every request is logged"),
             ("hostnames" | "no_hostname" | "include" | "exclude" | "core", _) => {
-                out.error(pos, format!("{} has no equivalent: there is one access log", sub.name()));
+                out.error(pos, format!("{} has no equivalent: a site has one log, of all its hosts", sub.name()));
             }
             ("sampling", _) => out.error(pos, "sampling is a share here: log.access.sample in a cutover.toml beside the Caddyfile"),
             _ => out.unknown(sub, &["output", "format", "level"]),

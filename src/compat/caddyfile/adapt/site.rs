@@ -73,21 +73,22 @@ pub(super) fn document(cx: &Cx<'_>, caddyfile: &Caddyfile) -> Table {
     for target in &targets {
         listen(cx, &mut sockets, target, &sources);
     }
-    let access = access_log(cx, &sources);
+    let mut logs: Vec<_> = (sources.iter().map(|one| log::site(cx, &one.logs))).collect();
+    let redact = redacted(&mut logs);
+    let access = logs.iter().flatten().next().cloned();
     let mut sites = Vec::new();
     for target in &targets {
-        sites.push(site(cx, target, &sources, access.is_some()));
+        sites.push(site(cx, target, &sources, &logs, access.as_ref()));
     }
     let names = cx.services.borrow().names();
     let tables = sites.into_iter().map(|site| site.table(&names)).collect();
 
     let mut document = cx.globals.document();
     sockets.write(&mut document, cx.globals.http_port, cx.globals.https_port);
-    if let Some((pos, mut table)) = access {
-        let redact = table.take(log::REDACT);
+    if let Some((pos, table)) = access {
         let mut inside = Table::at(pos);
-        if let Some(redact) = redact {
-            inside.put(pos, log::REDACT, redact);
+        if !redact.is_empty() {
+            inside.put(pos, log::REDACT, Value::List(redact));
         }
         inside.put(pos, "access", Value::Section(table));
         document.put(pos, "log", Value::Section(inside));
@@ -307,24 +308,22 @@ fn listen(cx: &Cx<'_>, sockets: &mut Sockets, target: &Target, sources: &[Source
     }
 }
 
-/// The access log that all sites share, if one of them has one.
-fn access_log(cx: &Cx<'_>, sources: &[Source<'_>]) -> Option<(Pos, Table)> {
-    let mut logs = sources
-        .iter()
-        .filter_map(|source| log::site(cx, &source.logs));
-    let (pos, table) = logs.next()?;
-    for (other, next) in logs {
-        if next != table {
-            cx.out.error(
-                other,
-                format!(
-                    "there is one access log for all sites, and line {} sets it up in another way; write the same `log` in both, each line of the log names its host",
-                    pos.line
-                ),
-            );
+/// A log, and where it stands.
+type Log = (Pos, Table);
+
+/// What the filters of logs hide. It is hidden in all of them.
+fn redacted(logs: &mut [Option<Log>]) -> Vec<Value> {
+    let mut all: Vec<Value> = Vec::new();
+    for (_, table) in logs.iter_mut().flatten() {
+        if let Some(Value::List(names)) = table.take(log::REDACT) {
+            for name in names {
+                if !all.contains(&name) {
+                    all.push(name);
+                }
+            }
         }
     }
-    Some((pos, table))
+    all
 }
 
 /// A site whose services have no names yet.
@@ -358,7 +357,13 @@ impl Draft {
     }
 }
 
-fn site(cx: &Cx<'_>, target: &Target, sources: &[Source<'_>], has_log: bool) -> Draft {
+fn site(
+    cx: &Cx<'_>,
+    target: &Target,
+    sources: &[Source<'_>],
+    logs: &[Option<Log>],
+    access: Option<&Log>,
+) -> Draft {
     let pos = target.pos();
     let parts: Vec<&Source<'_>> = target
         .parts
@@ -409,10 +414,26 @@ fn site(cx: &Cx<'_>, target: &Target, sources: &[Source<'_>], has_log: bool) -> 
         errors.extend(by_path(part, error_steps(cx, source, &place)));
     }
     let mut steps = step::simplify(steps);
-    let is_logged = parts.iter().any(|part| !part.logs.is_empty());
-    if has_log && !is_logged {
-        let silent = Action::Key("log", Value::Boolean(false));
-        steps.insert(0, Step::new("log_skip", pos, None, silent));
+    let mut own = target
+        .parts
+        .iter()
+        .filter_map(|part| logs[part.source].as_ref());
+    match (own.next(), access) {
+        (Some((pos, log)), Some((_, first))) => {
+            if let Some((other, _)) = own.find(|(_, other)| other != log) {
+                let message =
+                    "these addresses are one site, whose log is set up in another way before";
+                cx.out.error(*other, message);
+            }
+            if log != first {
+                table.put(*pos, "access_log", Value::Table(log.clone()));
+            }
+        }
+        (None, Some(_)) => {
+            let silent = Action::Key("log", Value::Boolean(false));
+            steps.insert(0, Step::new("log_skip", pos, None, silent));
+        }
+        (_, None) => {}
     }
     if !answers(&steps) {
         // What nothing takes is an empty 200 in Caddy.

@@ -1,0 +1,254 @@
+//! A small answer is passed on when all of it is there.
+//!
+//! An application that writes the head and the body of an answer one after the other may end in
+//! between: it is killed, runs out of memory, is paused. A client that has the head by then has its
+//! answer, and the rest of it cannot be had anywhere. So the head of a small answer that came by
+//! itself waits for its body, and a GET whose connection ends before that is sent again like one that
+//! got no answer at all.
+//!
+//! How much of an answer pingora has read is not told. How many bytes came on a connection is, by the
+//! kernel (`tcpi_bytes_received`, RFC 4898 `tcpEStatsAppHCThruOctetsReceived`), and how long the head
+//! was follows from its fields, written as everybody writes them. Where the two do not agree to the
+//! byte, nothing waits.
+
+use std::future::poll_fn;
+use std::os::fd::RawFd;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Method, StatusCode, Version, header};
+use pingora::http::ResponseHeader;
+use pingora::protocols::l4::ext::get_tcp_info;
+use pingora::{Error, ErrorType, Result};
+use tokio::time::timeout;
+
+use super::connect::Pace;
+use super::exchange::Exchange;
+use crate::model::Scheme;
+
+/// Bodies up to this length are waited for, in bytes: two or three segments, never a stream.
+const LARGEST: u64 = 16 * 1024;
+
+/// How long a head waits for its body. What takes longer is passed on in pieces.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// `TCP_ESTABLISHED`: neither side has ended it.
+const ESTABLISHED: u8 = 1;
+
+/// The connection on which an answer will come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    /// Pingora's, and open until the answer is through.
+    fd: RawFd,
+    /// Bytes that came on it before.
+    before: u64,
+}
+
+/// An answer whose head is there and nothing else.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadAlone {
+    fd: RawFd,
+    /// Bytes on the connection when the body is there too.
+    whole: u64,
+}
+
+/// How the wait for a body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    /// It is there.
+    Came,
+    /// It will not come: the connection has ended.
+    Lost,
+    /// It takes its time.
+    Late,
+}
+
+impl Exchange {
+    /// Remembers how much came on a connection before this exchange. Only for answers that are waited
+    /// for: in plain HTTP/1, of the method GET.
+    pub(super) fn expect_answer(
+        &self,
+        method: &Method,
+        fd: RawFd,
+        reused: bool,
+    ) -> Option<Arrival> {
+        let upstream = self.upstream.as_ref()?.upstream();
+        let plain = upstream.configured().scheme() == Scheme::Http;
+        if !plain || method != Method::GET || self.pace != Pace::Exchange || upstream.is_unhurried()
+        {
+            return None;
+        }
+        let before = if reused { received(fd)?.0 } else { 0 };
+        Some(Arrival { fd, before })
+    }
+
+    /// An answer that is small, and of which only the head is there.
+    pub(super) fn head_alone(&self, response: &ResponseHeader) -> Option<HeadAlone> {
+        let Arrival { fd, before } = self.arrival?;
+        let body = small_body(response)?;
+        let head = before + head_length(response);
+        (received(fd)?.0 == head).then_some(HeadAlone {
+            fd,
+            whole: head + body,
+        })
+    }
+
+    /// Lets a body come before its head is passed on.
+    ///
+    /// # Errors
+    /// It will not come; nothing of the answer was passed on.
+    pub(super) async fn wait_for_body(&mut self, alone: HeadAlone) -> Result<()> {
+        match alone.body().await {
+            Body::Came => Ok(()),
+            Body::Late => {
+                if let Some(used) = &self.upstream {
+                    used.upstream().mark_unhurried();
+                }
+                Ok(())
+            }
+            Body::Lost => {
+                self.attempts.broken_off = true;
+                let lost =
+                    Error::explain(ErrorType::ConnectionClosed, "an answer without its body");
+                Err(lost.into_up())
+            }
+        }
+    }
+}
+
+impl HeadAlone {
+    /// Waits for the body. Must be awaited in the task that reads the connection.
+    pub(super) async fn body(self) -> Body {
+        // Whatever comes on the connection wakes its reader, which is polled together with this.
+        let came = poll_fn(|_| match received(self.fd) {
+            Some((bytes, _)) if bytes >= self.whole => Poll::Ready(Body::Came),
+            Some((_, true)) => Poll::Pending,
+            Some((_, false)) | None => Poll::Ready(Body::Lost),
+        });
+        timeout(LONGEST, came).await.unwrap_or(Body::Late)
+    }
+}
+
+/// Bytes that came on a connection, and whether it is open. `None` if nobody can tell: a unix socket,
+/// or an old kernel.
+fn received(fd: RawFd) -> Option<(u64, bool)> {
+    let info = get_tcp_info(fd).ok()?;
+    let open = info.tcpi_state == ESTABLISHED;
+    // An end of the stream counts as a byte.
+    let end = u64::from(!open);
+    Some((info.tcpi_bytes_received.saturating_sub(end), open))
+}
+
+/// The length of a body that is announced and small.
+fn small_body(response: &ResponseHeader) -> Option<u64> {
+    let bare = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+    if response.status.is_informational()
+        || bare.contains(&response.status)
+        || response.version > Version::HTTP_11
+    {
+        return None;
+    }
+    let length = response.headers.get(header::CONTENT_LENGTH)?;
+    let length: u64 = length.to_str().ok()?.parse().ok()?;
+    (1..=LARGEST).contains(&length).then_some(length)
+}
+
+/// How long a head was on the wire, with one space after each colon (RFC 9112 §4, §5).
+fn head_length(response: &ResponseHeader) -> u64 {
+    let reason = response.get_reason_phrase().unwrap_or_default();
+    let status = "HTTP/1.1 200 ".len() + reason.len() + "\r\n".len();
+    let fields = response.headers.iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + ": \r\n".len() + value.len());
+    (status + fields.sum::<usize>() + "\r\n".len()) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd as _;
+
+    use super::*;
+
+    fn response(status: u16, fields: &[(&'static str, &str)]) -> ResponseHeader {
+        let mut response = ResponseHeader::build(status, None).unwrap();
+        response.set_version(Version::HTTP_11);
+        for (name, value) in fields {
+            response.append_header(*name, *value).unwrap();
+        }
+        response
+    }
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (here, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_head_is_as_long_as_it_was_written() {
+        let fields = [("Set-Cookie", "a"), ("Set-Cookie", "b"), ("X-Empty", "")];
+        let head = "HTTP/1.1 404 Not Found\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nX-Empty: \r\n\r\n";
+        assert_eq!(head_length(&response(404, &fields)), head.len() as u64);
+        let mut odd = response(200, &[]);
+        odd.set_reason_phrase(Some("Fine")).unwrap();
+        assert_eq!(head_length(&odd), "HTTP/1.1 200 Fine\r\n\r\n".len() as u64);
+    }
+
+    #[test]
+    fn only_a_body_that_is_announced_and_small_is_waited_for() {
+        let of =
+            |status, length: &str| small_body(&response(status, &[("content-length", length)]));
+        assert_eq!(of(200, "13"), Some(13));
+        assert_eq!(of(404, "16384"), Some(16384));
+        for (status, length) in [
+            (200, "0"),
+            (200, "16385"),
+            (304, "13"),
+            (204, "13"),
+            (103, "13"),
+        ] {
+            assert_eq!(of(status, length), None, "{status} {length}");
+        }
+        assert_eq!(small_body(&response(200, &[])), None);
+        let mut h2 = response(200, &[("content-length", "13")]);
+        h2.set_version(Version::HTTP_2);
+        assert_eq!(small_body(&h2), None);
+    }
+
+    #[tokio::test]
+    async fn the_kernel_tells_what_came_and_what_never_will() {
+        let (mut here, mut there) = pair();
+        let fd = here.as_raw_fd();
+        there.write_all(b"head").unwrap();
+        here.read_exact(&mut [0; 4]).unwrap();
+        assert_eq!(received(fd), Some((4, true)), "read or not");
+        let alone = HeadAlone { fd, whole: 8 };
+        there.write_all(b"body").unwrap();
+        assert_eq!(alone.body().await, Body::Came);
+        // The last byte is missing, and an end is not one.
+        let alone = HeadAlone { fd, whole: 9 };
+        drop(there);
+        here.read_exact(&mut [0; 4]).unwrap();
+        assert_eq!(here.read(&mut [0; 1]).unwrap(), 0);
+        assert_eq!(alone.body().await, Body::Lost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_takes_its_time_is_not_waited_for() {
+        let (here, _there) = pair();
+        let alone = HeadAlone {
+            fd: here.as_raw_fd(),
+            whole: 1,
+        };
+        let began = tokio::time::Instant::now();
+        assert_eq!(alone.body().await, Body::Late);
+        assert!((LONGEST..LONGEST * 2).contains(&began.elapsed()));
+    }
+
+    #[test]
+    fn nothing_is_told_of_a_unix_socket() {
+        let (here, _there) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(received(here.as_raw_fd()), None);
+    }
+}
