@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use cutover::tls::trust;
+use cutover::tls::{self, trust};
 use cutover::{app, compat, config, ctl};
 
 #[cfg(feature = "mimalloc")]
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
         return ctl::main();
     }
     // Before anything else can install another provider.
-    cutover::tls::install_provider();
+    tls::install_provider();
     match Arguments::parse().command {
         Command::Version => {
             println!("cutover {}", env!("CARGO_PKG_VERSION"));
@@ -131,6 +131,13 @@ fn check(explicit: Option<PathBuf>) -> ExitCode {
         Ok(config) => {
             for warning in &config.warnings {
                 eprintln!("{warning}");
+            }
+            // The file may be for another machine.
+            for error in tls::unusable(&config) {
+                eprintln!(
+                    "{}: warning: {error}; with that, `run` and `reload` refuse it",
+                    path.display()
+                );
             }
             let (sites, services) = (config.sites.len(), config.services.len());
             println!(

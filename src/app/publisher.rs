@@ -3,8 +3,9 @@
 //! Every change happens under one mutex and ends in one store. A reload keeps the slots, pools
 //! and live colors of services that stay, so no request notices it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tracing::warn;
 
@@ -33,6 +34,9 @@ struct State {
     /// Every pool that is live or may still have requests.
     pools: HashMap<(ServiceName, Generation), Arc<Pool>>,
     rollbacks: HashMap<ServiceName, Rollback>,
+    /// Beginnings of what was named when it was closed: a drain closes again and again until all is
+    /// gone.
+    named: HashMap<(ServiceName, Generation), HashSet<Instant>>,
 }
 
 /// Requests that are told one by one when a drain closes them.
@@ -184,9 +188,15 @@ impl Publisher {
         let Some(pool) = self.find(service, generation) else {
             return;
         };
+        let mut of_kind = pool.in_flight(usize::MAX);
+        {
+            let mut state = self.lock();
+            let named = state.named.entry((service.clone(), generation));
+            let named = named.or_default();
+            of_kind.retain(|one| one.kind == kind && named.insert(one.since));
+        }
         let now = clock::now();
-        let of_kind = pool.in_flight(usize::MAX).into_iter();
-        let mut of_kind = of_kind.filter(|one| one.kind == kind);
+        let mut of_kind = of_kind.into_iter();
         for one in of_kind.by_ref().take(CLOSED_TOLD) {
             let age = now.saturating_duration_since(one.since).as_secs_f64();
             let (method, path, client) = (&one.method, &one.path, one.client);
@@ -202,7 +212,11 @@ impl Publisher {
     /// Ends every upstream connection of a pool and forgets it.
     pub(super) fn retire(&self, service: &ServiceName, generation: Generation) {
         let key = (service.clone(), generation);
-        let pool = self.lock().pools.remove(&key);
+        let pool = {
+            let mut state = self.lock();
+            state.named.remove(&key);
+            state.pools.remove(&key)
+        };
         if let Some(pool) = pool {
             pool.claims().begin_drain();
             pool.connections().retire();

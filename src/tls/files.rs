@@ -11,9 +11,11 @@ use super::error::TlsError;
 use super::event::Event;
 use super::policy::Policy;
 use super::tickets::TicketKeys;
+use super::upstream::Upstreams;
 use super::warning::warnings;
 use super::watch::{Look, Trouble, Watched};
-use crate::config::{ClientAuth, Site, Tls, TlsVersion};
+use crate::clock;
+use crate::config::{ClientAuth, Config, Site, Tls, TlsVersion};
 use crate::model::HostPattern;
 
 /// The paths of a chain and its key.
@@ -21,6 +23,28 @@ pub(super) type FilePair = (PathBuf, PathBuf);
 
 /// Pairs of files that one call looks at, so that ten thousand sites cost little at a time.
 const LOOKS_AT_ONCE: usize = 1000;
+
+/// What is wrong now with the files of TLS that a configuration names: certificates and keys of sites,
+/// CAs of their clients, and what services show to upstreams. `run` and `reload` refuse each of it.
+/// Reads files, writes none.
+#[must_use]
+pub fn unusable(config: &Config) -> Vec<TlsError> {
+    let now = clock::wall();
+    let mut errors = Vec::new();
+    Files::load(&config.sites, now, &mut errors);
+    match TicketKeys::open(&config.state_dir, now) {
+        Ok(keys) => drop(Policies::load(
+            &config.sites,
+            &Arc::new(keys),
+            now,
+            &mut errors,
+        )),
+        Err(error) => errors.push(error),
+    }
+    let of_upstreams = Upstreams::default().apply(&config.services, now);
+    errors.extend(of_upstreams.err().unwrap_or_default());
+    errors
+}
 
 /// The certificates of all sites with files of their own.
 #[derive(Default)]

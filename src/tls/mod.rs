@@ -45,6 +45,7 @@ pub use certificate::{CertificateInfo, ServedCertificate, Source, not_after};
 pub use client::ClientCertificate;
 pub use error::{Fault, TlsError};
 pub use event::Event;
+pub use files::unusable;
 pub use policy::install_provider;
 pub use roots::{RootsError, check_system_roots};
 pub use store::{Delivered, Loaded, Store};

@@ -203,6 +203,24 @@ fn check_warns_of_an_upstream_that_is_not_verified() {
     assert!(checked.stderr.contains(warned), "{checked:?}");
 }
 
+#[test]
+fn check_warns_of_files_that_are_not_there() {
+    let secure = Secure::start(None);
+    let edge = Edge::prepare(&[]);
+    let text = secure.service("ca = \"/nowhere/ca.pem\"");
+    edge.write(&format!(
+        "[[site]]\nhosts = [\"files.internal\"]\ntls = {{ cert = \"/nowhere/cert.pem\", key = \"/nowhere/key.pem\" }}\n\
+         client_auth = {{ ca = \"/nowhere/clients.pem\" }}\nservice = \"web\"\n{text}"
+    ));
+    let mut check = std::process::Command::new(crate::support::cutover());
+    let checked = finish(check.args(["check", "--config"]).arg(edge.config()));
+    assert_eq!(checked.code, 0, "{checked:?}");
+    for file in ["cert.pem", "clients.pem", "ca.pem"] {
+        let warned = format!("warning: /nowhere/{file}: cannot be read: ");
+        assert!(checked.stderr.contains(&warned), "{file}: {checked:?}");
+    }
+}
+
 /// No descriptor and no protocol beneath TLS stands between a stream and its end.
 #[test]
 fn a_silent_event_stream_from_an_upstream_over_tls_ends_in_its_window() {

@@ -1,10 +1,11 @@
 //! One run: the shell around [`Machine`].
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedMutexGuard, broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::hands::{Hands, Teller};
@@ -60,6 +61,9 @@ fn running(daemon: &Daemon) -> std::sync::MutexGuard<'_, Option<Handle>> {
     let running = daemon.deploys.running.lock();
     running.unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+/// How long the end of a run is kept for what `status` shows of the containers.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 struct Driver {
     daemon: Arc<Daemon>,
@@ -118,10 +122,11 @@ impl Driver {
         self.daemon.hold_none();
         // Whoever hears of the end may ask for the next one at once.
         drop(turn);
+        // Nor should they see the containers of before, unless Docker takes its time.
+        let _ = timeout(LAST_LOOK, super::refresh(&self.daemon)).await;
         if let Some(outcome) = end.filter(|_| !is_told) {
             self.tell(Told::End(outcome));
         }
-        super::refresh(&self.daemon).await;
     }
 
     async fn perform(
