@@ -6,6 +6,7 @@ use http::{HeaderName, Method, Uri, header, uri};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
+use tokio::time::timeout;
 
 use super::connect::Pace;
 use super::front::Connection;
@@ -187,4 +188,29 @@ pub(super) async fn client_leaves(session: &mut Session) -> Box<Error> {
             return Error::new_down(ErrorType::ConnectionClosed);
         }
     }
+}
+/// Bodies up to this length are read though nobody wants them, in bytes.
+const DISCARDED: usize = 1 << 20;
+
+/// And for at most so long.
+const DISCARDING: Duration = Duration::from_millis(500);
+
+/// Reads a body of a known and small length before an answer that does not need it. The connection can
+/// be used again then, and over HTTP/2 the answer does not end the stream before the client did: that
+/// is allowed (RFC 9113 §8.1), but curl before 8 takes it for an error.
+pub(super) async fn discard_body(session: &mut Session) {
+    let headers = &session.req_header().headers;
+    // Who asks first sends nothing until it is told to (RFC 9110 §10.1.1).
+    let waits = headers.contains_key(header::EXPECT);
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let is_small = length.is_some_and(|length: usize| length <= DISCARDED);
+    // A connection that ends anyway needs nothing read, and what it says of lengths may be a lie.
+    let ends = !session.is_http2() && session.get_keepalive().is_none();
+    if waits || ends || !is_small || session.as_mut().is_body_done() {
+        return;
+    }
+    let read = async { while let Ok(Some(_)) = session.as_mut().read_request_body().await {} };
+    // What is left is seen by whoever asks whether the body is done.
+    let _ = timeout(DISCARDING, read).await;
 }

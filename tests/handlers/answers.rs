@@ -84,6 +84,69 @@ fn a_connection_stays_open_after_an_answer_of_a_step() {
 }
 
 #[test]
+fn a_body_that_nobody_wants_spoils_no_answer_and_no_connection() {
+    let origins = Origins::start();
+    let edge = edge(
+        &origins,
+        r#"[[site.handle]]
+match = { path = "/hello" }
+respond = "hello"
+[[site.handle]]
+match = { path = "/old" }
+redirect = "/new"
+[[site.handle]]
+match = { path = "/full" }
+error = { status = 507 }"#,
+    );
+    let body = "x".repeat(100_000);
+    let form = "%{http_code} %{num_connects};";
+    let curl = |more: &[&str], path: &str, times: usize| {
+        let url = format!("http://{}{path}", edge.http);
+        let ask = [
+            "-H",
+            "Host: h.test",
+            "-o",
+            "/dev/null",
+            "-w",
+            form,
+            "-d",
+            &body,
+            &url,
+        ];
+        let each = [more, &ask].concat();
+        let asked = crate::support::curl(&vec![each; times].join(&"--next"));
+        (asked.code, asked.stdout)
+    };
+    for (path, status) in [
+        ("/hello", 200),
+        ("/old", 302),
+        ("/full", 507),
+        ("/none", 404),
+    ] {
+        let code = if status < 400 { 0 } else { 22 };
+        for _ in 0..10 {
+            // curl 7.88 takes it for an error over HTTP/2 when the answer ends before its body.
+            let over_h2 = curl(&["--http2-prior-knowledge"], path, 1);
+            assert_eq!(over_h2, (code, format!("{status} 1;")), "{path}");
+        }
+        // What `--next` begins does not fail with the status.
+        let twice = (0, format!("{status} 1;{status} 0;"));
+        assert_eq!(curl(&["-H", "Expect:"], path, 2), twice, "{path}");
+    }
+    // A client that asks first is told at once, and sends nothing.
+    let asking = "Content-Length: 100000\r\nExpect: 100-continue\r\n";
+    let told = ask(&edge, "POST", "/hello", asking);
+    assert_eq!(
+        (told.status, told.body.as_str()),
+        (200, "hello"),
+        "{told:?}"
+    );
+    // And one that promises a body and sends none waits for a moment at most.
+    let promised = ask(&edge, "POST", "/hello", "Content-Length: 100000\r\n");
+    assert_eq!(promised.status, 200, "{promised:?}");
+}
+
+#[test]
 fn a_redirect_keeps_what_it_is_told_to_keep_and_makes_no_other_field() {
     let origins = Origins::start();
     let edge = edge(
