@@ -135,7 +135,7 @@ fn check(explicit: Option<PathBuf>) -> ExitCode {
             // The file may be for another machine.
             for error in tls::unusable(&config) {
                 eprintln!(
-                    "{}: warning: {error}; with that, `run` and `reload` refuse it",
+                    "{}: warning: {error}; a daemon that sees the same refuses it",
                     path.display()
                 );
             }
@@ -148,7 +148,8 @@ fn check(explicit: Option<PathBuf>) -> ExitCode {
         }
         Err(errors) => {
             eprintln!("{errors}");
-            let count = errors.0.len();
+            let is_error = |one: &&config::Diagnostic| one.severity == config::Severity::Error;
+            let count = errors.0.iter().filter(is_error).count();
             let noun = if count == 1 { "error" } else { "errors" };
             fail(&format!("{}: {count} {noun}", path.display()))
         }

@@ -325,6 +325,8 @@ impl Daemon {
                 generation: crate::model::Generation::default(),
             })
         };
+        // Before any request is led by it.
+        self.access_log.follow(config.access_logs());
         let gone = self.publisher.apply(&config, &self.addresses, &live);
         for pool in gone {
             self.drain_removed(pool);
@@ -337,7 +339,6 @@ impl Daemon {
             Arc::clone(&self.upstream_tls),
             Arc::clone(&self.sticky),
         )));
-        self.access_log.follow(config.access_logs());
         self.notifier.follow(&config.notify);
         self.history.follow(keep(&config));
         self.ops_allow

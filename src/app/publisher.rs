@@ -191,8 +191,11 @@ impl Publisher {
         let mut of_kind = pool.in_flight(usize::MAX);
         {
             let mut state = self.lock();
-            let named = state.named.entry((service.clone(), generation));
-            let named = named.or_default();
+            let key = (service.clone(), generation);
+            if !state.pools.contains_key(&key) {
+                return;
+            }
+            let named = state.named.entry(key).or_default();
             of_kind.retain(|one| one.kind == kind && named.insert(one.since));
         }
         let now = clock::now();

@@ -6,14 +6,13 @@
 //! container whose labels cannot be followed is left out, and the others are compiled without it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::inventory::Container;
 use super::limits;
 use super::problem::Problem;
 use crate::compat::caddyfile::labels::{Labeled, PREFIX, compile as to_caddyfile};
 use crate::compat::caddyfile::{Sources, Style, adapt};
-use crate::config::{self, AccessLog, Config, Env, Log};
+use crate::config::{self, Config, Env};
 
 /// Containers with the same labels in the same service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,10 +93,11 @@ pub(super) fn compile(units: &[Unit], services: &[String]) -> Compiled {
     if all.is_empty() {
         return Compiled::default();
     }
+    let logs = units.iter().flat_map(logs);
     if let Ok(config) = together(&all, services) {
         return Compiled {
             config: Some(config),
-            problems: Vec::new(),
+            problems: logs.collect(),
         };
     }
     // Somebody's labels are wrong. A snippet may be in another container, so those that fail are
@@ -123,12 +123,33 @@ pub(super) fn compile(units: &[Unit], services: &[String]) -> Compiled {
             let problems = problems.map(|(unit, why)| Problem::new(&unit.container, why, FIX));
             return Compiled {
                 config,
-                problems: problems.collect(),
+                problems: problems.chain(logs).collect(),
             };
         }
         waiting = failed.into_iter().map(|(unit, _)| unit).collect();
     }
 }
+
+/// Labels that would set up a log. Every site is logged as the configuration file says, so those have
+/// no effect.
+fn logs(unit: &Unit) -> impl Iterator<Item = Problem> {
+    let labels = unit.labels.iter().filter(|(label, value)| {
+        let mut parts = label.split('.').skip(1);
+        let first = parts.next().unwrap_or_default();
+        let name = first.trim_start_matches(|c: char| c.is_ascii_digit());
+        let is_log = name.strip_prefix('_').unwrap_or(first) == LOG;
+        is_log && (parts.next().is_some() || !value.is_empty())
+    });
+    labels.map(|(label, _)| {
+        const FIX: &str =
+            "remove it, and set log.access, or access_log of a [[site]], in the configuration file";
+        let what = format!("label {label}: labels set up no logs, so it has no effect");
+        Problem::new(&unit.container, what, FIX)
+    })
+}
+
+/// The directive.
+const LOG: &str = "log";
 
 /// All of them as one configuration, or the first thing that is wrong.
 fn together(units: &[&Unit], services: &[String]) -> Result<Config, String> {
@@ -147,7 +168,10 @@ fn together(units: &[&Unit], services: &[String]) -> Result<Config, String> {
         });
     }
     let mut sources = Sources::default();
-    let caddyfile = to_caddyfile(&labeled, &mut sources).map_err(|problem| problem.message)?;
+    let mut caddyfile = to_caddyfile(&labeled, &mut sources).map_err(|problem| problem.message)?;
+    for site in &mut caddyfile.sites {
+        site.block.lines.retain(|line| line.name() != LOG);
+    }
     if caddyfile.global.is_some() {
         return Err(
             "labels set no global options, such as acme; set them in the configuration file"
@@ -160,26 +184,10 @@ fn together(units: &[&Unit], services: &[String]) -> Result<Config, String> {
     }
     let nothing = Env::from_iter::<[(String, String); 0]>([]);
     let config = config::load_str_with("labels", &adapted.toml.text, &nothing);
-    let mut config = config.map_err(|errors| {
+    let config = config.map_err(|errors| {
         let first = errors.0.into_iter().next();
         first.map_or_else(String::new, |error| error.message)
     })?;
-    let Log {
-        access,
-        redact_query,
-        ..
-    } = &config.log;
-    if *redact_query != Log::default().redact_query {
-        return Err(
-            "labels hide no fields of logs; set log.redact in the configuration file".into(),
-        );
-    }
-    // What labels say of logs is for their own sites.
-    if **access != AccessLog::default() {
-        for site in &mut config.sites {
-            site.access_log.get_or_insert_with(|| Arc::clone(access));
-        }
-    }
     if let Some(why) = limits::of_config(&config) {
         return Err(why.to_owned());
     }
@@ -196,6 +204,7 @@ fn together(units: &[&Unit], services: &[String]) -> Result<Config, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::step::{Action, Step};
 
     fn unit(container: &str, service: &str, labels: &[(&str, &str)]) -> Unit {
         let labels = labels.iter();
@@ -277,8 +286,6 @@ mod tests {
             ("caddy.root", "* /etc", "files"),
             ("caddy.respond", "{env.HOME}", "variables"),
             ("caddy.tls", "/cert.pem /key.pem", "TLS"),
-            ("caddy.log.output", "file /data/x.log", "log to stdout"),
-            ("caddy.log.output", "file /etc/cron.d/x", "no files"),
             ("caddy.reverse_proxy", "unix//run/docker.sock", "unix"),
             ("caddy.nonsense", "x", "nonsense"),
             ("caddy.reverse_proxy", "{{nothing}}", "template"),
@@ -295,34 +302,50 @@ mod tests {
     }
 
     #[test]
-    fn a_log_of_labels_is_that_of_their_site_alone() {
-        let logged = unit(
-            "a",
-            "app",
-            &[
+    fn logs_are_not_for_labels_and_harm_no_site() {
+        let logged = |label: &str, value: &str| {
+            let site = [
                 ("caddy", "a.example.com"),
                 ("caddy.reverse_proxy", "{{upstreams 80}}"),
-                ("caddy.log.output", "stdout"),
-            ],
-        );
-        let compiled = compiled(&[logged.clone()]);
-        assert_eq!(compiled.problems, []);
-        let config = compiled.config.expect("one");
-        let log = config.sites[0].access_log.as_ref().expect("its own");
-        assert_eq!(log.format, config::LogFormat::Caddy);
-        let mut hiding = logged;
-        let filter = [
-            ("caddy.log.format", "filter"),
-            ("caddy.log.format.fields.request>headers>X", "delete"),
-        ];
-        let filter = filter.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        hiding.labels.extend(filter);
-        let compiled = compile(&[hiding], &["app".to_owned()]);
-        assert!(
-            compiled.problems[0].what.contains("log.redact"),
-            "{:?}",
-            compiled.problems
-        );
+            ];
+            compiled(&[
+                unit("a", "app", &[&site[..], &[(label, value)]].concat()),
+                unit(
+                    "b",
+                    "api",
+                    &[("caddy", "b.example.com"), ("caddy.respond", "b")],
+                ),
+            ])
+        };
+        let bare = logged("caddy.log", "");
+        assert_eq!(bare.problems, [], "it is logged as every site is");
+        for (label, value) in [
+            ("caddy.log.output", "file /etc/cron.d/x"),
+            ("caddy.1_log.output", "discard"),
+            ("caddy.log", "named"),
+        ] {
+            let said = logged(label, value);
+            assert_eq!(hosts(&said), ["a.example.com", "b.example.com"], "{label}");
+            let [problem] = &said.problems[..] else {
+                panic!("{label}: {:?}", said.problems);
+            };
+            assert!(
+                problem
+                    .to_string()
+                    .starts_with(&format!("a: label {label}: ")),
+                "{problem}"
+            );
+            let config = said.config.expect("one");
+            for site in &config.sites {
+                assert_eq!(site.access_log, None, "{label}");
+                let is_silent = |step: &Step| matches!(&step.action, Action::Log(_));
+                assert!(
+                    !site.steps.iter().any(is_silent),
+                    "{label}: {:?}",
+                    site.steps
+                );
+            }
+        }
     }
 
     #[test]

@@ -50,9 +50,7 @@ fn site(site: &Site) -> Option<&'static str> {
         .as_ref()
         .is_some_and(|log| log.file.is_some())
     {
-        return Some(
-            "labels name no files: log to stdout, or to a file that the configuration file names",
-        );
+        return Some("labels name no files of logs");
     }
     let routes = site.routes.iter().map(|route| &route.steps);
     let all = routes.chain([&site.steps, &site.errors]);

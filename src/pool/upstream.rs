@@ -102,8 +102,9 @@ pub struct Upstream {
     held: AtomicBool,
     /// It came to others that take the requests meanwhile, and was never found healthy.
     on_trial: AtomicBool,
-    /// It was waited in vain for the body of an answer whose head was there.
-    unhurried: AtomicBool,
+    counted_heads: AtomicBool,
+    /// Milliseconds since the process's epoch.
+    slow_until: AtomicU64,
     state: AtomicU8,
     /// What own probes found.
     own: ArcSwap<ProbeRecord>,
@@ -153,7 +154,8 @@ impl Upstream {
             behind,
             held: AtomicBool::new(false),
             on_trial: AtomicBool::new(false),
-            unhurried: AtomicBool::new(false),
+            counted_heads: AtomicBool::new(false),
+            slow_until: AtomicU64::new(0),
             state: AtomicU8::new(encode(Availability::Unknown)),
             own: ArcSwap::from_pointee(unknown.clone()),
             probe: ArcSwap::from_pointee(unknown),
@@ -228,15 +230,30 @@ impl Upstream {
         self.on_trial.load(Ordering::Relaxed)
     }
 
-    /// A body did not follow its head in time: heads of this upstream are passed on by themselves.
-    pub fn mark_unhurried(&self) {
-        self.unhurried.store(true, Ordering::Relaxed);
+    /// Heads of its answers are as long on the wire as their fields say.
+    pub fn heads_are_as_counted(&self) {
+        self.counted_heads.store(true, Ordering::Relaxed);
     }
 
-    /// Whether its heads wait for no body.
+    /// Whether that is known.
     #[must_use]
-    pub fn is_unhurried(&self) -> bool {
-        self.unhurried.load(Ordering::Relaxed)
+    pub fn writes_heads_as_counted(&self) -> bool {
+        self.counted_heads.load(Ordering::Relaxed)
+    }
+
+    /// A body did not follow its head in time: until then its heads wait for none.
+    pub fn was_slow_with_a_body(&self, until: Instant) {
+        let until = clock::millis(since_epoch(until)).max(1);
+        self.slow_until.store(until, Ordering::Relaxed);
+    }
+
+    /// Whether its heads wait for no body now.
+    #[must_use]
+    pub fn is_slow_with_bodies(&self) -> bool {
+        match self.slow_until.load(Ordering::Relaxed) {
+            0 => false,
+            until => since_epoch(clock::now()) < Duration::from_millis(until),
+        }
     }
 
     /// Stores what `health` found. Only `health` calls this.

@@ -271,13 +271,14 @@ impl ProxyHttp for Edge {
         {
             return Err(retry::expired());
         }
+        let first_byte = exchange
+            .attempt_started
+            .map(|started| clock::now().saturating_duration_since(started));
         if let Some(alone) = alone {
             exchange.wait_for_body(alone).await?;
         }
         exchange.timer = None;
-        exchange.first_byte = exchange
-            .attempt_started
-            .map(|started| clock::now().saturating_duration_since(started));
+        exchange.first_byte = first_byte;
         let attempt = if response.status.is_server_error() {
             Attempt::ServerError
         } else {
@@ -362,6 +363,9 @@ impl ProxyHttp for Edge {
         end_of_stream: bool,
         exchange: &mut Exchange,
     ) -> Result<Option<Duration>> {
+        if end_of_stream {
+            exchange.answer_is_whole();
+        }
         if let Some(events) = &mut exchange.events {
             events.pass(body);
         }
@@ -430,7 +434,8 @@ impl ProxyHttp for Edge {
             error = retry::expired();
         }
         // It began to answer, so it was not closed for having been idle.
-        let reused = reused && !std::mem::take(&mut exchange.attempts.broken_off);
+        let broken_off = std::mem::take(&mut exchange.attempts.broken_off);
+        let reused = reused && !broken_off;
         // Undecided until somebody says whether the connection was a kept one.
         error.retry.decide_reuse(reused);
         let from_upstream = *error.esource() == pingora::ErrorSource::Upstream;

@@ -38,6 +38,7 @@ mod retry;
 mod settings;
 mod small;
 mod sticky;
+mod tcp_info;
 mod testimony;
 mod upgrade;
 mod websocket;

@@ -7,9 +7,8 @@
 //! got no answer at all.
 //!
 //! How much of an answer pingora has read is not told. How many bytes came on a connection is, by the
-//! kernel (`tcpi_bytes_received`, RFC 4898 `tcpEStatsAppHCThruOctetsReceived`), and how long the head
-//! was follows from its fields, written as everybody writes them. Where the two do not agree to the
-//! byte, nothing waits.
+//! kernel ([`tcp_info`]), and how long a head was follows from its fields, written as everybody writes
+//! them. Whether an upstream does is learned from its whole answers; until then nothing waits.
 
 use std::future::poll_fn;
 use std::os::fd::RawFd;
@@ -18,30 +17,36 @@ use std::time::Duration;
 
 use http::{Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
-use pingora::protocols::l4::ext::get_tcp_info;
 use pingora::{Error, ErrorType, Result};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::connect::Pace;
 use super::exchange::Exchange;
+use super::tcp_info;
+use crate::clock;
 use crate::model::Scheme;
 
-/// Bodies up to this length are waited for, in bytes: two or three segments, never a stream.
+/// Bodies up to this length are waited for, in bytes.
 const LARGEST: u64 = 16 * 1024;
 
 /// How long a head waits for its body. What takes longer is passed on in pieces.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// `TCP_ESTABLISHED`: neither side has ended it.
-const ESTABLISHED: u8 = 1;
+/// How long heads of an upstream wait for nothing after one that waited in vain.
+const FORGIVEN: Duration = Duration::from_secs(300);
 
-/// The connection on which an answer will come.
+/// How often the kernel is asked during a wait: the first time, and at the rarest.
+const LOOKS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(16)];
+
+/// The connection on which an answer comes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrival {
     /// Pingora's, and open until the answer is through.
     fd: RawFd,
     /// Bytes that came on it before.
     before: u64,
+    /// Bytes on it when all of the answer is there. Known with its head.
+    whole: Option<u64>,
 }
 
 /// An answer whose head is there and nothing else.
@@ -74,23 +79,54 @@ impl Exchange {
     ) -> Option<Arrival> {
         let upstream = self.upstream.as_ref()?.upstream();
         let plain = upstream.configured().scheme() == Scheme::Http;
-        if !plain || method != Method::GET || self.pace != Pace::Exchange || upstream.is_unhurried()
+        if !plain
+            || method != Method::GET
+            || self.pace != Pace::Exchange
+            || upstream.is_slow_with_bodies()
         {
             return None;
         }
-        let before = if reused { received(fd)?.0 } else { 0 };
-        Some(Arrival { fd, before })
+        let before = if reused {
+            tcp_info::of(fd)?.received
+        } else {
+            0
+        };
+        Some(Arrival {
+            fd,
+            before,
+            whole: None,
+        })
     }
 
     /// An answer that is small, and of which only the head is there.
-    pub(super) fn head_alone(&self, response: &ResponseHeader) -> Option<HeadAlone> {
-        let Arrival { fd, before } = self.arrival?;
-        let body = small_body(response)?;
-        let head = before + head_length(response);
-        (received(fd)?.0 == head).then_some(HeadAlone {
+    pub(super) fn head_alone(&mut self, response: &ResponseHeader) -> Option<HeadAlone> {
+        let arrival = self.arrival.as_mut()?;
+        let Some(body) = small_body(response) else {
+            self.arrival = None;
+            return None;
+        };
+        let (fd, head) = (arrival.fd, arrival.before + head_length(response));
+        let whole = head + body;
+        arrival.whole = Some(whole);
+        let came = tcp_info::of(fd)?.received;
+        let upstream = self.upstream.as_ref()?.upstream();
+        let is_alone = came == head && upstream.writes_heads_as_counted();
+        is_alone.then_some(HeadAlone { fd, whole })
+    }
+
+    /// Learns from an answer that is whole whether its head was as long as its fields say.
+    pub(super) fn answer_is_whole(&mut self) {
+        if let Some(Arrival {
             fd,
-            whole: head + body,
-        })
+            whole: Some(whole),
+            ..
+        }) = self.arrival.take()
+            && let Some(used) = &self.upstream
+            && !used.upstream().writes_heads_as_counted()
+            && tcp_info::of(fd).is_some_and(|info| info.received == whole)
+        {
+            used.upstream().heads_are_as_counted();
+        }
     }
 
     /// Lets a body come before its head is passed on.
@@ -102,7 +138,8 @@ impl Exchange {
             Body::Came => Ok(()),
             Body::Late => {
                 if let Some(used) = &self.upstream {
-                    used.upstream().mark_unhurried();
+                    used.upstream()
+                        .was_slow_with_a_body(clock::now() + FORGIVEN);
                 }
                 Ok(())
             }
@@ -117,32 +154,38 @@ impl Exchange {
 }
 
 impl HeadAlone {
-    /// Waits for the body. Must be awaited in the task that reads the connection.
+    /// Waits for the body. Should be awaited in the task that reads the connection.
     pub(super) async fn body(self) -> Body {
-        // Whatever comes on the connection wakes its reader, which is polled together with this.
-        let came = poll_fn(|_| match received(self.fd) {
-            Some((bytes, _)) if bytes >= self.whole => Poll::Ready(Body::Came),
-            Some((_, true)) => Poll::Pending,
-            Some((_, false)) | None => Poll::Ready(Body::Lost),
-        });
-        timeout(LONGEST, came).await.unwrap_or(Body::Late)
+        let deadline = Instant::now() + LONGEST;
+        let [mut step, rarest] = LOOKS;
+        loop {
+            // Mostly what comes wakes the reader, which is polled together with this. Not when it has
+            // read more pieces than it can pass on, and not what it read in the same turn before.
+            let look = poll_fn(|_| self.look().map_or(Poll::Pending, Poll::Ready));
+            let until = (Instant::now() + step).min(deadline);
+            match timeout_at(until, look).await {
+                Ok(end) => return end,
+                Err(_) if until == deadline => return Body::Late,
+                Err(_) => step = (step * 2).min(rarest),
+            }
+        }
+    }
+
+    fn look(self) -> Option<Body> {
+        match tcp_info::of(self.fd) {
+            Some(info) if info.received >= self.whole => Some(Body::Came),
+            Some(info) if info.is_open => None,
+            Some(_) | None => Some(Body::Lost),
+        }
     }
 }
 
-/// Bytes that came on a connection, and whether it is open. `None` if nobody can tell: a unix socket,
-/// or an old kernel.
-fn received(fd: RawFd) -> Option<(u64, bool)> {
-    let info = get_tcp_info(fd).ok()?;
-    let open = info.tcpi_state == ESTABLISHED;
-    // An end of the stream counts as a byte.
-    let end = u64::from(!open);
-    Some((info.tcpi_bytes_received.saturating_sub(end), open))
-}
-
-/// The length of a body that is announced and small.
+/// The length of a body that is announced and small. None of an error of the upstream: nobody asks for
+/// that again for its own sake.
 fn small_body(response: &ResponseHeader) -> Option<u64> {
     let bare = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
     if response.status.is_informational()
+        || response.status.is_server_error()
         || bare.contains(&response.status)
         || response.version > Version::HTTP_11
     {
@@ -164,7 +207,7 @@ fn head_length(response: &ResponseHeader) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read as _, Write as _};
+    use std::io::Write as _;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsRawFd as _;
 
@@ -217,21 +260,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_kernel_tells_what_came_and_what_never_will() {
-        let (mut here, mut there) = pair();
+    async fn a_body_comes_or_never_will() {
+        let (here, mut there) = pair();
         let fd = here.as_raw_fd();
         there.write_all(b"head").unwrap();
-        here.read_exact(&mut [0; 4]).unwrap();
-        assert_eq!(received(fd), Some((4, true)), "read or not");
-        let alone = HeadAlone { fd, whole: 8 };
         there.write_all(b"body").unwrap();
-        assert_eq!(alone.body().await, Body::Came);
+        assert_eq!(HeadAlone { fd, whole: 8 }.body().await, Body::Came);
         // The last byte is missing, and an end is not one.
-        let alone = HeadAlone { fd, whole: 9 };
         drop(there);
-        here.read_exact(&mut [0; 4]).unwrap();
-        assert_eq!(here.read(&mut [0; 1]).unwrap(), 0);
-        assert_eq!(alone.body().await, Body::Lost);
+        assert_eq!(HeadAlone { fd, whole: 9 }.body().await, Body::Lost);
+        assert_eq!(HeadAlone { fd, whole: 8 }.body().await, Body::Came);
+    }
+
+    #[tokio::test]
+    async fn a_body_in_pieces_needs_nobody_who_reads() {
+        let (here, mut there) = pair();
+        let fd = here.as_raw_fd();
+        let pieces = std::thread::spawn(move || {
+            for _ in 0..10 {
+                there.write_all(b"piece").unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            there
+        });
+        let began = Instant::now();
+        assert_eq!(HeadAlone { fd, whole: 50 }.body().await, Body::Came);
+        assert!(began.elapsed() < LONGEST, "{:?}", began.elapsed());
+        drop(pieces.join());
     }
 
     #[tokio::test(start_paused = true)]
@@ -241,14 +296,8 @@ mod tests {
             fd: here.as_raw_fd(),
             whole: 1,
         };
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         assert_eq!(alone.body().await, Body::Late);
         assert!((LONGEST..LONGEST * 2).contains(&began.elapsed()));
-    }
-
-    #[test]
-    fn nothing_is_told_of_a_unix_socket() {
-        let (here, _there) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert_eq!(received(here.as_raw_fd()), None);
     }
 }

@@ -18,6 +18,15 @@ pub enum Mood {
     BreakOff,
     /// 200, with a moment between head and body.
     Apart,
+    /// The same, and a moment between each ten bytes of the body.
+    Pieces,
+    /// The same as apart, and after another moment a reset of the connection.
+    Reset,
+    /// The same as apart, with three seconds in between.
+    Late,
+    /// 200 without a space after any colon, with a body as long as there are colons, and the end of
+    /// the connection.
+    Terse,
 }
 
 /// Between the pieces of an answer.
@@ -60,13 +69,26 @@ impl Raw {
         self.heads.lock().expect("no panic").clone()
     }
 
+    /// From the next request on.
+    pub fn set(&self, mood: Mood) {
+        *self.mood.lock().expect("no panic") = mood;
+    }
+
     fn serve(&self, mut socket: TcpStream) {
+        // Else the second of two pieces waits until the first one is acknowledged (RFC 1122 §4.2.3.4).
+        socket.set_nodelay(true).expect("a connection");
         let mut left = Vec::new();
         while let Some(head) = self.head(&mut socket, &mut left) {
             self.heads.lock().expect("no panic").push(head.clone());
             let mood = *self.mood.lock().expect("no panic");
             let (status, body) = match mood {
-                Mood::Good | Mood::BreakOff | Mood::Apart => (200, head),
+                Mood::Good
+                | Mood::BreakOff
+                | Mood::Apart
+                | Mood::Pieces
+                | Mood::Reset
+                | Mood::Late => (200, head),
+                Mood::Terse => (200, "ok".to_owned()),
                 Mood::Status(status) => (status, "as told\n".to_owned()),
                 Mood::Hang => {
                     // Until the other end has had enough.
@@ -75,24 +97,41 @@ impl Raw {
                 }
             };
             let (name, length) = (self.name, body.len());
+            let space = if mood == Mood::Terse { "" } else { " " };
             let answer = format!(
-                "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nx-origin: {name}\r\n\r\n"
+                "HTTP/1.1 {status} X\r\ncontent-length:{space}{length}\r\nx-origin:{space}{name}\r\n\r\n"
             );
             let pieces = match mood {
-                Mood::Apart => vec![answer, body],
+                Mood::Apart | Mood::Reset | Mood::Late => vec![answer, body],
+                Mood::Pieces => {
+                    let pieces = body.as_bytes().chunks(10);
+                    let pieces = pieces.map(|piece| String::from_utf8_lossy(piece).into_owned());
+                    [answer].into_iter().chain(pieces).collect()
+                }
                 Mood::BreakOff => vec![answer],
                 _ => vec![answer + &body],
             };
-            for piece in pieces {
+            let last = pieces.len() - 1;
+            for (n, piece) in pieces.into_iter().enumerate() {
                 if socket.write_all(piece.as_bytes()).is_err() {
                     return;
                 }
-                if mood == Mood::Apart {
-                    std::thread::sleep(APART);
+                match mood {
+                    Mood::Apart | Mood::Reset if n < last => std::thread::sleep(APART),
+                    Mood::Pieces if n < last => std::thread::sleep(APART / 10),
+                    Mood::Late if n < last => std::thread::sleep(APART * 150),
+                    _ => {}
                 }
             }
-            if mood == Mood::BreakOff {
-                return;
+            match mood {
+                Mood::BreakOff | Mood::Terse => return,
+                Mood::Reset => {
+                    std::thread::sleep(APART);
+                    let linger = socket2::SockRef::from(&socket);
+                    linger.set_linger(Some(Duration::ZERO)).expect("a socket");
+                    return;
+                }
+                _ => {}
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::raw::{Mood, Raw};
-use crate::support::{Edge, curl, free_port, now};
+use crate::support::{Edge, curl, free_port, now, wait_until};
 
 /// One service over these upstreams, without ejection, so that each keeps its turn.
 fn service(upstreams: &[String], retry: &str) -> String {
@@ -68,7 +68,7 @@ fn an_answer_is_asked_for_again_elsewhere_when_that_is_safe() {
 #[test]
 fn a_small_answer_without_its_body_is_asked_for_again() {
     let (bad, good, apart) = (
-        Raw::start("bad", Mood::BreakOff),
+        Raw::start("bad", Mood::Good),
         Raw::start("good", Mood::Good),
         Raw::start("apart", Mood::Apart),
     );
@@ -78,19 +78,20 @@ fn a_small_answer_without_its_body_is_asked_for_again() {
         let ends = (0..15).map(|_| curl(&[more, &[&url]].concat()).code);
         ends.collect::<Vec<_>>()
     };
+    // What an upstream is like is known from its whole answers.
     assert_eq!(ends(&[]), [0; 15]);
-    for (raw, name) in [(&bad, "bad"), (&good, "good"), (&apart, "apart")] {
-        let seen = raw.heads().len();
-        assert!(seen >= 3, "{name} was asked {seen} times");
+    bad.set(Mood::BreakOff);
+    let before = [&bad, &good, &apart].map(|raw| raw.heads().len());
+    assert_eq!(ends(&[]), [0; 15]);
+    for (raw, before) in [&bad, &good, &apart].into_iter().zip(before) {
+        let seen = raw.heads().len() - before;
+        assert!(seen >= 3, "{raw:?} was asked {seen} times");
     }
     // Whether it was done is unknown, so the answer is passed on as far as it comes.
     // Curl calls that a partial file: 18.
     let ends = ends(&["--data", "x"]);
-    assert_eq!(
-        ends.iter().filter(|code| **code == 18).count(),
-        5,
-        "{ends:?}"
-    );
+    let partial = ends.iter().filter(|code| **code == 18).count();
+    assert_eq!(partial, 5, "{ends:?}");
 
     edge.write(&service(&addresses(&[&bad]), ""));
     assert_eq!(edge.proxyctl(&["reload"]).code, 0);
@@ -98,11 +99,65 @@ fn a_small_answer_without_its_body_is_asked_for_again() {
     let (status, told) = ask(&edge, &[]);
     assert_eq!(status, "502");
     assert!(told.contains("error=connection_terminated"), "{told}");
-    assert_eq!(
-        bad.heads().len() - before,
-        2,
-        "one attempt and one repetition"
-    );
+    let asked = bad.heads().len() - before;
+    assert_eq!(asked, 2, "one attempt and one repetition");
+}
+
+#[test]
+fn a_whole_answer_is_passed_on_however_it_comes_and_ends() {
+    for mood in [Mood::Pieces, Mood::Reset, Mood::Terse] {
+        // That one is never known to write heads as others do.
+        let first = if mood == Mood::Terse {
+            mood
+        } else {
+            Mood::Good
+        };
+        let raw = Raw::start("raw", first);
+        let edge = Edge::start(&service(&addresses(&[&raw]), ""));
+        let url = format!("http://{}/x", edge.http);
+        assert_eq!(curl(&[&url]).code, 0);
+        raw.set(mood);
+        let began = now();
+        for _ in 0..10 {
+            let answer = curl(&[&url]);
+            assert_eq!(answer.code, 0, "{mood:?}: {answer:?}");
+        }
+        let each = began.elapsed() / 10;
+        assert!(each < Duration::from_millis(800), "{mood:?}: {each:?} each");
+        // Beside the probes.
+        let asked = raw.heads();
+        let asked = asked.iter().filter(|head| head.starts_with("GET /x"));
+        assert_eq!(asked.count(), 11, "{mood:?}: each was asked for once");
+    }
+}
+
+#[test]
+fn a_body_that_takes_its_time_is_passed_on_without_its_head_waiting_longer() {
+    let raw = Raw::start("raw", Mood::Good);
+    let edge = Edge::start(&service(&addresses(&[&raw]), ""));
+    let url = format!("http://{}/x", edge.http);
+    assert_eq!(curl(&[&url]).code, 0);
+    raw.set(Mood::Late);
+    let first_byte = || {
+        let form = "%{time_starttransfer}";
+        // Over HTTP/1 a head is not on its way before there is something of the body.
+        let h2 = "--http2-prior-knowledge";
+        let answer = curl(&[h2, "-o", "/dev/null", "--write-out", form, &url]);
+        assert_eq!(answer.code, 0, "{answer:?}");
+        answer.stdout.parse::<f64>().expect("seconds")
+    };
+    let (waited, again) = (first_byte(), first_byte());
+    assert!((0.9..2.9).contains(&waited), "{waited}");
+    assert!(again < 0.9, "{again}");
+    // What is measured is when the head came.
+    let line = || edge.access_log().lines().rev().nth(1).map(str::to_owned);
+    let upstream_ms = || {
+        let line: serde_json::Value = serde_json::from_str(&line()?).ok()?;
+        line["upstream_ms"].as_f64()
+    };
+    wait_until("both are logged", || edge.access_log().lines().count() == 3);
+    let measured = upstream_ms().expect("a number");
+    assert!(measured < 900.0, "{measured}");
 }
 
 #[test]
@@ -179,7 +234,7 @@ fn a_request_waits_for_its_only_upstream_to_come_back() {
     std::thread::scope(|scope| {
         // Nothing was sent, so it does not matter what it is.
         let waiting = [&[][..], &["--data", "x"]].map(|more| scope.spawn(|| ask(&edge, more)));
-        crate::support::wait_until("both wait", || edge.metric(IN_FLIGHT) == Some(2.0));
+        wait_until("both wait", || edge.metric(IN_FLIGHT) == Some(2.0));
         let _back = Raw::start_at("back", Mood::Good, address.parse().expect("an address"));
         for waiting in waiting {
             assert_eq!(waiting.join().expect("no panic").0, "200");

@@ -1,7 +1,7 @@
 //! What the daemon writes is given to the user that it becomes.
 //!
 //! Only what the configuration names: `state_dir` with everything in it, the folder of the admin
-//! socket, the access log with its folder. Folders that belong to the system are never given away,
+//! socket, the access logs with their folders. Folders that belong to the system are never given away,
 //! and neither is a file with several names: whoever had been this user before may have made one of
 //! them for a file of somebody else's.
 

@@ -153,7 +153,7 @@ fn every_line_of_the_output_knows_where_it_came_from() {
     assert_eq!(line_of("encode"), 2);
     assert_eq!(line_of("[[site.handle]]"), 3);
     assert_eq!(line_of("respond"), 4);
-    assert_eq!(line_of("upstream"), 6);
+    assert_eq!(line_of("upstream ="), 6);
 }
 
 #[test]

@@ -16,8 +16,8 @@ use super::tree::{Value, join};
 use super::value::{self, Parsed};
 use crate::config::step::Step;
 use crate::config::{
-    AccessLog, ClientAuth, ClientAuthMode, Config, Hsts, IpSet, Kind, Listen, Route, ServiceIndex,
-    Site, Tls, TlsVersion, schema,
+    ClientAuth, ClientAuthMode, Config, Hsts, IpSet, Kind, Listen, Route, ServiceIndex, Site, Tls,
+    TlsVersion, schema,
 };
 use crate::model::HostPattern;
 
@@ -92,6 +92,8 @@ pub(super) fn read(
 ) {
     let mut taken: HashMap<(HostPattern, Option<u16>), usize> = HashMap::new();
     let mut defaults: HashMap<Option<u16>, usize> = HashMap::new();
+    let main_log = &config.log.access;
+    let mut logs = HashMap::from([(main_log.file.clone(), Arc::clone(main_log))]);
     for head in heads {
         for (at, host) in &head.hosts {
             match taken.entry((host.clone(), head.port)) {
@@ -120,13 +122,12 @@ pub(super) fn read(
         check_port(&head, &config.listen);
         let (at, path) = (head.section.at, head.section.key("access_log"));
         let site = one(head, names);
-        let rotates_otherwise = |log: &AccessLog| {
-            let mut others = config.access_logs();
-            log.file.is_some() && others.any(|o| o.file == log.file && o.rotate != log.rotate)
-        };
-        if site.access_log.as_deref().is_some_and(rotates_otherwise) {
-            let message = "another log has the same file and another rotate";
-            root.out.error(at, &path, message.to_owned());
+        if let Some(log) = site.access_log.as_ref().filter(|log| log.file.is_some()) {
+            let first = logs.entry(log.file.clone());
+            if first.or_insert_with(|| Arc::clone(log)).rotate != log.rotate {
+                let message = "another log has the same file and another rotate";
+                root.out.error(at, &path, message.to_owned());
+            }
         }
         config.sites.push(site);
     }

@@ -72,16 +72,7 @@ impl Target {
     /// The file cannot be opened.
     pub(super) fn open(self) -> io::Result<Sink> {
         let Some(path) = &self.file else {
-            let out: Box<dyn Write + Send> = Box::new(io::stdout());
-            return Ok(Sink {
-                out: BufWriter::with_capacity(BUFFER_BYTES, out),
-                target: self,
-                written: 0,
-                since: clock::wall(),
-                not_before: None,
-                tidying: Arc::default(),
-                broken: false,
-            });
+            return Ok(Sink::new(self, Box::new(io::stdout()), 0, clock::wall()));
         };
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let found = file.metadata()?;
@@ -91,16 +82,7 @@ impl Target {
             0 => clock::wall(),
             _ => found.created().or_else(|_| found.modified())?,
         };
-        let out: Box<dyn Write + Send> = Box::new(file);
-        Ok(Sink {
-            out: BufWriter::with_capacity(BUFFER_BYTES, out),
-            target: self,
-            written,
-            since,
-            not_before: None,
-            tidying: Arc::default(),
-            broken: false,
-        })
+        Ok(Sink::new(self, Box::new(file), written, since))
     }
 }
 
@@ -120,6 +102,18 @@ pub(super) struct Sink {
 }
 
 impl Sink {
+    fn new(target: Target, out: Box<dyn Write + Send>, written: u64, since: SystemTime) -> Self {
+        Self {
+            out: BufWriter::with_capacity(BUFFER_BYTES, out),
+            target,
+            written,
+            since,
+            not_before: None,
+            tidying: Arc::default(),
+            broken: false,
+        }
+    }
+
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
         self.out.write_all(line)?;
         self.written += line.len() as u64;
@@ -141,15 +135,10 @@ impl Sink {
     }
 
     /// What cannot be written is said once, not once a line: the disk is full for all of them.
-    fn say(&mut self, written: io::Result<()>) {
-        match written {
-            Err(error) if !self.broken => {
-                self.broken = true;
-                let file = self.target.file.as_deref().unwrap_or(Path::new("stdout"));
-                warn!(file = %file.display(), %error, "access log cannot be written, lines are lost");
-            }
-            Err(_) => {}
-            Ok(()) => self.broken = false,
+    fn is_lost(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.broken, true) {
+            let file = self.target.file.as_deref().unwrap_or(Path::new("stdout"));
+            warn!(file = %file.display(), %error, "access log cannot be written, lines are lost");
         }
     }
 
@@ -190,69 +179,90 @@ impl Sink {
 }
 
 /// The open logs, by their files. `None` is standard output.
-pub(super) struct Sinks(HashMap<Option<PathBuf>, Sink>);
+pub(super) struct Sinks {
+    open: HashMap<Option<PathBuf>, Sink>,
+    /// That of `[log.access]`.
+    main: Option<PathBuf>,
+}
 
 impl Sinks {
+    /// The first is that of `[log.access]`.
+    ///
     /// # Errors
     /// A file cannot be opened.
     pub(super) fn open(targets: impl Iterator<Item = Target>) -> io::Result<Self> {
-        let mut sinks = HashMap::new();
+        let targets: Vec<Target> = targets.collect();
+        let main = targets.first().and_then(|target| target.file.clone());
+        let mut open = HashMap::new();
         for target in targets {
             let file = target.file.clone();
             let sink = target.open().map_err(|error| match &file {
                 Some(file) => io::Error::new(error.kind(), format!("{}: {error}", file.display())),
                 None => error,
             })?;
-            sinks.insert(file, sink);
+            open.insert(file, sink);
         }
-        Ok(Self(sinks))
+        Ok(Self { open, main })
     }
 
+    /// A log that is not there any more, or could not be opened, leaves its lines to the main one.
     fn write(&mut self, Addressed { to, line }: &Addressed) {
-        if !self.0.contains_key(&to.file) {
-            // Of a new configuration, before the order to follow it came.
-            match Target::from(&**to).open() {
-                Ok(sink) => drop(self.0.insert(to.file.clone(), sink)),
-                Err(error) => warn!(%error, "access log cannot be opened, a line is lost"),
-            }
-        }
-        if let Some(sink) = self.0.get_mut(&to.file) {
-            let written = sink.write(line);
-            sink.say(written);
+        let file = match self.open.contains_key(&to.file) {
+            true => &to.file,
+            false => &self.main,
+        };
+        if let Some(sink) = self.open.get_mut(file)
+            && let Err(error) = sink.write(line)
+        {
+            sink.is_lost(&error);
         }
     }
 
     fn flush(&mut self) {
-        for sink in self.0.values_mut() {
-            if !sink.out.buffer().is_empty() {
-                let flushed = sink.out.flush();
-                sink.say(flushed);
+        for sink in self.open.values_mut() {
+            if sink.out.buffer().is_empty() {
+                continue;
+            }
+            match sink.out.flush() {
+                Ok(()) => sink.broken = false,
+                Err(error) => sink.is_lost(&error),
             }
         }
     }
 
     /// Opens the same files by their names, as another program may have moved them; or others.
     fn reopen(&mut self, targets: Option<Vec<Target>>) {
-        if let Some(targets) = &targets {
-            let stays = |file: &Option<PathBuf>| targets.iter().any(|target| target.file == *file);
-            self.0.retain(|file, _| stays(file));
-        }
-        let same = || self.0.values().map(|sink| sink.target.clone()).collect();
-        for target in targets.unwrap_or_else(same) {
+        self.flush();
+        let same = || (self.open.values().map(|sink| sink.target.clone())).collect();
+        let is_new = targets.is_some();
+        let targets = targets.unwrap_or_else(same);
+        let files: Vec<_> = targets.iter().map(|target| target.file.clone()).collect();
+        for target in targets {
             let file = target.file.clone();
             match target.open() {
                 Ok(new) => {
-                    let tidying = self.0.remove(&file).map(|old| old.tidying);
+                    let tidying = self.open.remove(&file).map(|old| old.tidying);
                     let tidying = tidying.unwrap_or_default();
-                    self.0.insert(file, Sink { tidying, ..new });
+                    self.open.insert(file, Sink { tidying, ..new });
                 }
-                Err(error) => warn!(%error, "access log cannot be opened anew"),
+                Err(error) => {
+                    let file = file.unwrap_or_default();
+                    warn!(file = %file.display(), %error, "access log cannot be opened anew");
+                }
             }
+        }
+        if is_new {
+            // One that cannot be opened leaves its lines where they were.
+            let main = files.first().filter(|file| self.open.contains_key(*file));
+            self.main = main.cloned().unwrap_or_else(|| self.main.clone());
+            let main = &self.main;
+            self.open
+                .retain(|file, _| files.contains(file) || file == main);
         }
     }
 
     fn tend(&mut self, now: SystemTime) {
-        for sink in self.0.values_mut() {
+        for sink in self.open.values_mut() {
             sink.tend(now);
         }
     }
@@ -261,20 +271,25 @@ impl Sinks {
 /// Writes until the last handle is gone.
 pub(super) fn write_all(queue: &Receiver<Option<Addressed>>, mut sinks: Sinks, orders: &Orders) {
     loop {
-        match queue.recv_timeout(TICK) {
-            Ok(Some(line)) => sinks.write(&line),
-            Ok(None) | Err(RecvTimeoutError::Timeout) => {}
+        let mut next = match queue.recv_timeout(TICK) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
-        }
-        while let Ok(more) = queue.try_recv() {
-            if let Some(line) = more {
-                sinks.write(&line);
+        };
+        loop {
+            // Before any line that was written with a new configuration.
+            if orders.reopen.swap(false, Ordering::AcqRel) {
+                sinks.reopen(orders.lock().take());
             }
+            if let Some(Some(line)) = &next {
+                sinks.write(line);
+            }
+            next = match queue.try_recv() {
+                Ok(line) => Some(line),
+                Err(_) => break,
+            };
         }
         sinks.flush();
-        if orders.reopen.swap(false, Ordering::AcqRel) {
-            sinks.reopen(orders.lock().take());
-        }
         sinks.tend(clock::wall());
         let lost = orders.dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
@@ -579,13 +594,32 @@ mod tests {
         sinks.flush();
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
         assert_eq!((read("a.log"), read("b.log")), ("13".into(), "2".into()));
-        // A line of a configuration that is not followed yet is not lost.
-        sinks.write(&addressed(&c, "4"));
         sinks.reopen(Some(targets(&[&b, &c])));
-        assert_eq!(sinks.0.len(), 2, "the other one is closed");
-        sinks.write(&addressed(&c, "5"));
+        assert_eq!(sinks.open.len(), 2, "the other one is closed");
+        // A request of before ends now: its line goes to the main log, which is b.
+        for (log, text) in [(&a, "4"), (&c, "5")] {
+            sinks.write(&addressed(log, text));
+        }
         sinks.flush();
-        assert_eq!(read("c.log"), "45");
+        let texts = ["a.log", "b.log", "c.log"].map(read);
+        assert_eq!(texts, ["13", "24", "5"]);
+        let nowhere = config(&folder.path().join("gone/x.log"), None);
+        sinks.reopen(Some(targets(&[&nowhere, &c])));
+        sinks.write(&addressed(&nowhere, "6"));
+        sinks.flush();
+        assert_eq!(read("b.log"), "246", "the main log of before");
+    }
+
+    #[test]
+    fn a_full_disk_is_said_once() {
+        let full = config(Path::new("/dev/full"), None);
+        let mut sinks = Sinks::open([Target::from(&*full)].into_iter()).unwrap();
+        sinks.write(&addressed(&full, "fits into the buffer"));
+        assert!(!sinks.open[&full.file].broken);
+        sinks.flush();
+        assert!(sinks.open[&full.file].broken);
+        sinks.write(&addressed(&full, "this too, which proves nothing"));
+        assert!(sinks.open[&full.file].broken);
     }
 
     #[test]

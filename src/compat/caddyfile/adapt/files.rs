@@ -167,7 +167,7 @@ pub(super) fn try_files(cx: &Cx<'_>, line: &Directive) -> Vec<Step> {
             );
         }
         let when = Table::at(pos).with(pos, "file", Value::Table(file));
-        let to = Value::text(format!("{{file_match.relative}}{query}"));
+        let to = Value::text(format!("{RELATIVE}{query}"));
         let table = Table::at(pos).with(pos, "to", to);
         let action = Action::Key("rewrite", super::answer::short(table, "to"));
         let mut step = Step::new("try_files", pos, Some(when), action);
@@ -176,6 +176,35 @@ pub(super) fn try_files(cx: &Cx<'_>, line: &Directive) -> Vec<Step> {
     }
     steps
 }
+
+/// Where something else than files may answer, a path that leads to no file must stay as it is: each
+/// `try_files` whose last entry would be taken in any case becomes a matcher.
+pub(super) fn leave_what_is_no_file(steps: &mut [Step]) {
+    for step in steps {
+        match &mut step.action {
+            Action::Steps(inner) => leave_what_is_no_file(inner),
+            Action::Key("try_files", value) => {
+                let tried = match value.bare() {
+                    Value::List(tried) => tried.clone(),
+                    one => vec![one.clone()],
+                };
+                let ends = |last: &Value| matches!(last.bare(), Value::Text(text) if text.starts_with('='));
+                let is_known = |when: &Table| when.find("file").is_some();
+                if tried.last().is_some_and(ends) || step.when.as_ref().is_some_and(is_known) {
+                    continue;
+                }
+                let file = Table::at(step.pos).with(step.pos, "try", Value::List(tried));
+                let when = step.when.take().unwrap_or_else(|| Table::at(step.pos));
+                step.when = Some(when.with(step.pos, "file", Value::Table(file)));
+                step.action = Action::Key("rewrite", Value::text(RELATIVE));
+            }
+            Action::Key(..) | Action::Proxy(..) | Action::ForwardAuth(..) => {}
+        }
+    }
+}
+
+/// The file that a matcher has found.
+const RELATIVE: &str = "{file_match.relative}";
 
 /// `encode FORMAT... { ... }`.
 pub(super) fn encode(cx: &Cx<'_>, call: &Call<'_>) -> Vec<Step> {

@@ -211,7 +211,7 @@ impl Globals {
             ("storage", _) => out.error(pos, "what is kept is in files, in state_dir; another storage has no equivalent"),
             ("metrics", _) => means_nothing("metrics are always on the ops listener"),
             ("default_sni" | "fallback_sni", _) => {
-                means_nothing("who names no host gets the certificate of the address, or of the site with default = true");
+                means_nothing("a client that names no host is served with the certificate of the address it connected to, or that of the site with default = true in a cutover.toml; else its handshake fails");
             }
             ("key_type", _) => means_nothing("keys are P-256"),
             ("skip_install_trust" | "renew_interval" | "ocsp_interval" | "ocsp_stapling"
@@ -453,9 +453,8 @@ impl Globals {
 fn protocols_of(protocols: &[Token], out: &Findings) {
     for word in protocols {
         match word.text.as_str() {
-            "h1" | "h2" => {}
+            "h1" | "h2" | "h2c" => {}
             "h3" => out.note(word.pos, "HTTP/3 is not served in this version"),
-            "h2c" => out.error(word.pos, "HTTP/2 without TLS is not served to clients"),
             other => out.error(word.pos, format!("`{other}` is no protocol: h1, h2, h3")),
         }
     }

@@ -10,12 +10,15 @@ use super::change::Fields;
 use super::doc::{Table, Value};
 use super::service::Builder;
 use super::step::{Action, Step};
+use super::unit::bytes;
 
 /// `request_body { max_size }`.
 pub(super) fn request_body(cx: &Cx<'_>, call: &Call<'_>) -> Vec<Step> {
     let mut limit = None;
     for line in call.line.lines() {
         match (line.name(), line.args()) {
+            // No limit.
+            ("max_size", [size]) if bytes(&size.text) == Some(0) => limit = None,
             ("max_size", [size]) => limit = cx.size(size),
             ("read_timeout" | "write_timeout", _) => cx.out.error(
                 line.pos(),

@@ -511,7 +511,7 @@ impl Builder {
             for (name, pos, _) in &passive {
                 cx.note(
                     *pos,
-                    format!("{name} does nothing without fail_duration, in Caddy too"),
+                    format!("{name} does nothing here without fail_duration"),
                 );
             }
             return;

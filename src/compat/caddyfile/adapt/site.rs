@@ -94,6 +94,9 @@ pub(super) fn document(cx: &Cx<'_>, caddyfile: &Caddyfile) -> Table {
         document.put(pos, "log", Value::Section(inside));
     }
     let first = targets.first().map_or(Pos::default(), Target::pos);
+    if !names.is_empty() {
+        patience(&mut document, first);
+    }
     document.put(first, "site", Value::Sections(tables));
     let services = cx.services.borrow().table(&names);
     if !services.is_empty() {
@@ -308,6 +311,16 @@ fn listen(cx: &Cx<'_>, sockets: &mut Sockets, target: &Target, sources: &[Source
     }
 }
 
+/// Caddy waits for an upstream as long as its client does.
+fn patience(document: &mut Table, pos: Pos) {
+    let timeouts = document.table(pos, "timeouts");
+    for key in ["upstream_read", "upstream_write"] {
+        if timeouts.find(key).is_none() {
+            timeouts.put(pos, key, Value::text("24h"));
+        }
+    }
+}
+
 /// A log, and where it stands.
 type Log = (Pos, Table);
 
@@ -414,6 +427,9 @@ fn site(
         errors.extend(by_path(part, error_steps(cx, source, &place)));
     }
     let mut steps = step::simplify(steps);
+    if steps.iter().any(Step::leads_to_upstream) {
+        super::files::leave_what_is_no_file(&mut steps);
+    }
     let mut own = target
         .parts
         .iter()

@@ -72,6 +72,15 @@ impl Step {
         }
     }
 
+    /// Whether an upstream may answer.
+    pub(super) fn leads_to_upstream(&self) -> bool {
+        match &self.action {
+            Action::Proxy(..) => true,
+            Action::Steps(inner) => inner.iter().any(Self::leads_to_upstream),
+            Action::Key(..) | Action::ForwardAuth(..) => false,
+        }
+    }
+
     /// The one path that it is for, if its matcher has exactly one.
     pub(super) fn path(&self) -> Option<&str> {
         match self.when.as_ref()?.find("path")? {

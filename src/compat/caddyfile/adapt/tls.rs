@@ -81,6 +81,9 @@ impl SiteTls {
             ("resolvers", [_, ..]) => acme("resolvers", Value::List(args.iter().map(text).collect())),
             ("issuer", [kind, ..]) if kind.text == "internal" => {
                 self.put(cx, pos, "tls", Value::text("internal").at(kind.pos));
+                for sub in line.lines() {
+                    cx.note(sub.pos(), format!("{} of the internal CA is not set here", sub.name()));
+                }
             }
             ("issuer", [kind, ..]) if kind.text == "acme" => {
                 for (key, value, _) in acme_issuer(line, &cx.out) {

@@ -17,6 +17,14 @@ impl Cx<'_> {
 
     /// As [`Self::time`], but `0` and less mean that it is off, which is no value here.
     pub(super) fn some_time(&self, word: &Token) -> Option<Value> {
+        if milliseconds(&word.text) == Some(0)
+            && word.text.trim_matches('0') != ""
+            && word.text.bytes().all(|b| b.is_ascii_digit())
+        {
+            let message = format!("`{0}` has no unit; write {0}s for seconds", word.text);
+            self.out.error(word.pos, message);
+            return None;
+        }
         if milliseconds(&word.text) == Some(0) || word.text.starts_with('-') {
             let message = "no time limit at all has no equivalent; leave it out or give a time";
             self.out.error(word.pos, message);
@@ -90,7 +98,7 @@ pub(super) fn time_text(milliseconds: u64) -> String {
 }
 
 /// `10MB` (decimal), `10MiB`, `10m`, `10`.
-fn bytes(text: &str) -> Option<u64> {
+pub(super) fn bytes(text: &str) -> Option<u64> {
     let number = text
         .bytes()
         .take_while(|b| b.is_ascii_digit() || *b == b'.')
