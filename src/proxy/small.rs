@@ -18,7 +18,7 @@ use std::time::Duration;
 use http::{Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, Result};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::connect::Pace;
 use super::exchange::Exchange;
@@ -156,18 +156,21 @@ impl Exchange {
 impl HeadAlone {
     /// Waits for the body. Should be awaited in the task that reads the connection.
     pub(super) async fn body(self) -> Body {
-        let deadline = Instant::now() + LONGEST;
         let [mut step, rarest] = LOOKS;
+        let mut left = LONGEST;
         loop {
             // Mostly what comes wakes the reader, which is polled together with this. Not when it has
             // read more pieces than it can pass on, and not what it read in the same turn before.
             let look = poll_fn(|_| self.look().map_or(Poll::Pending, Poll::Ready));
-            let until = (Instant::now() + step).min(deadline);
-            match timeout_at(until, look).await {
-                Ok(end) => return end,
-                Err(_) if until == deadline => return Body::Late,
-                Err(_) => step = (step * 2).min(rarest),
+            let time = step.min(left);
+            if let Ok(end) = timeout(time, look).await {
+                return end;
             }
+            left -= time;
+            if left.is_zero() {
+                return Body::Late;
+            }
+            step = (step * 2).min(rarest);
         }
     }
 
@@ -283,9 +286,9 @@ mod tests {
             }
             there
         });
-        let began = Instant::now();
+        let began = clock::now();
         assert_eq!(HeadAlone { fd, whole: 50 }.body().await, Body::Came);
-        assert!(began.elapsed() < LONGEST, "{:?}", began.elapsed());
+        assert!(clock::now() - began < LONGEST, "{:?}", began.elapsed());
         drop(pieces.join());
     }
 
@@ -296,8 +299,9 @@ mod tests {
             fd: here.as_raw_fd(),
             whole: 1,
         };
-        let began = Instant::now();
-        assert_eq!(alone.body().await, Body::Late);
-        assert!((LONGEST..LONGEST * 2).contains(&began.elapsed()));
+        let early = timeout(LONGEST - LOOKS[0], alone.body()).await;
+        assert!(early.is_err(), "{early:?}");
+        let in_time = timeout(LONGEST + LOOKS[1], alone.body()).await;
+        assert_eq!(in_time, Ok(Body::Late));
     }
 }

@@ -18,7 +18,7 @@ impl Cx<'_> {
     /// As [`Self::time`], but `0` and less mean that it is off, which is no value here.
     pub(super) fn some_time(&self, word: &Token) -> Option<Value> {
         if milliseconds(&word.text) == Some(0)
-            && word.text.trim_matches('0') != ""
+            && !word.text.trim_matches('0').is_empty()
             && word.text.bytes().all(|b| b.is_ascii_digit())
         {
             let message = format!("`{0}` has no unit; write {0}s for seconds", word.text);
