@@ -1,14 +1,14 @@
 //! The data plane: pingora's phases over the live table.
 //!
 //! A request is checked (`head`), told apart from forged ones (`forwarded`), led through the steps of
-//! its site if that has some (`handle`), routed and claimed over one table snapshot (`admit`), sent over a connection that belongs to its
-//! pool's generation (`attempt`, `connect`), and answered by the upstream or by us (`answer`,
-//! `instead`). `edge` has pingora's phases and ties these together.
+//! its site if that has some (`handle`), routed and claimed over one table snapshot (`admit`), sent
+//! over a connection that belongs to its pool's generation (`attempt`, `connect`), and answered by the
+//! upstream or by us (`answer`, `instead`). `edge` has pingora's phases and ties these together.
 //!
-//! Invariants: a request holds its claim until it ends, whatever way it ends; a request is
-//! repeated only if nothing of it was sent, or if it is a GET or HEAD whose connection died
-//! before any of the answer was passed on (`small`), and that once, or if it is safe and its service asks for it (`retry`); after
-//! a switch a repetition goes to the new pool.
+//! Invariants: a request holds its claim until it ends, whatever way it ends; a request is repeated
+//! only if nothing of it was sent, or if it is a GET or HEAD whose connection died before any of the
+//! answer was passed on (`small`), and that once, or if it is safe and its service asks for it
+//! (`retry`); after a switch a repetition goes to the new pool.
 //!
 //! Not here: which color is live (`switch`), whether an upstream is healthy (`health`).
 

@@ -2,8 +2,8 @@
 //!
 //! A request only forms its line ([`form`]) and hands it over; when the writer ([`writer`]) falls
 //! behind by [`QUEUE`] lines, further lines are dropped and counted, because traffic never waits
-//! for a terminal or a disk. One writer serves all logs, those of sites too. Values of redacted parameters and headers are replaced before the
-//! line exists.
+//! for a terminal or a disk. One writer serves all logs, those of sites too. Values of redacted
+//! parameters and headers are replaced before the line exists.
 
 mod form;
 mod writer;
