@@ -359,12 +359,21 @@ impl Globals {
             ),
             ("trusted_proxies_strict", _) => means_nothing("lists are always read from the right"),
             ("client_ip_headers", names) => {
-                let usual = |word: &Token| word.text.eq_ignore_ascii_case("x-forwarded-for");
-                if !names.iter().all(usual) {
-                    out.error(
-                        pos,
-                        "the client's address is taken from X-Forwarded-For and Forwarded alone",
-                    );
+                // Who sends one of these says the same in X-Forwarded-For.
+                const BESIDE: [&str; 2] = ["cf-connecting-ip", "true-client-ip"];
+                for word in names {
+                    let name = word.text.to_ascii_lowercase();
+                    if BESIDE.contains(&name.as_str()) {
+                        out.note(
+                            word.pos,
+                            format!("{} is not read: the client's address is taken from X-Forwarded-For, which those who send it set as well", word.text),
+                        );
+                    } else if name != "x-forwarded-for" {
+                        out.error(
+                            word.pos,
+                            format!("the client's address is taken from X-Forwarded-For and Forwarded alone; let the proxy in front set one of them in place of {}", word.text),
+                        );
+                    }
                 }
             }
             ("timeouts", []) => {
