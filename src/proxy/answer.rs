@@ -14,7 +14,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType as Kind, Result};
 
 use super::head::Refusal;
-use super::request::discard_body;
+use super::request::finish_body;
 use crate::model::ErrorType;
 use crate::pool::Notice;
 
@@ -193,11 +193,7 @@ pub(super) fn page(request: &RequestHeader, refusal: &Refusal) -> Result<(Respon
 
 /// Writes head and body, the latter only if the method asks for one.
 async fn write(session: &mut Session, head: ResponseHeader, body: Bytes) -> Result<()> {
-    discard_body(session).await;
-    if !session.as_mut().is_body_done() {
-        // What follows on this connection may be the rest of a body nobody reads.
-        session.set_keepalive(None);
-    }
+    finish_body(session).await;
     let head_only = session.req_header().method == Method::HEAD;
     session
         .write_response_header(Box::new(head), head_only)
@@ -276,10 +272,7 @@ pub(super) async fn redirect(session: &mut Session, location: &str) -> Result<()
     let mut head = ResponseHeader::build(308, Some(3))?;
     head.insert_header("Location", location)?;
     head.insert_header(header::CONTENT_LENGTH, 0)?;
-    discard_body(session).await;
-    if !session.as_mut().is_body_done() {
-        session.set_keepalive(None);
-    }
+    finish_body(session).await;
     session.write_response_header(Box::new(head), true).await
 }
 

@@ -197,20 +197,26 @@ const DISCARDING: Duration = Duration::from_millis(500);
 
 /// Reads a body of a known and small length before an answer that does not need it. The connection can
 /// be used again then, and over HTTP/2 the answer does not end the stream before the client did: that
-/// is allowed (RFC 9113 §8.1), but curl before 8 takes it for an error.
-pub(super) async fn discard_body(session: &mut Session) {
+/// is allowed (RFC 9113 §8.1), but curl before 8 takes it for an error. Where some of a body is left,
+/// the connection ends with the answer: what follows on it may be the rest.
+pub(super) async fn finish_body(session: &mut Session) {
+    if is_worth_reading(session) {
+        let read = async { while let Ok(Some(_)) = session.as_mut().read_request_body().await {} };
+        let _ = timeout(DISCARDING, read).await;
+    }
+    if !session.as_mut().is_body_done() {
+        session.set_keepalive(None);
+    }
+}
+
+fn is_worth_reading(session: &mut Session) -> bool {
+    // A connection that ends anyway needs nothing read, and what it says of lengths may be a lie.
+    let ends = !session.is_http2() && session.get_keepalive().is_none();
     let headers = &session.req_header().headers;
     // Who asks first sends nothing until it is told to (RFC 9110 §10.1.1).
     let waits = headers.contains_key(header::EXPECT);
     let length = headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let is_small = length.is_some_and(|length: usize| length <= DISCARDED);
-    // A connection that ends anyway needs nothing read, and what it says of lengths may be a lie.
-    let ends = !session.is_http2() && session.get_keepalive().is_none();
-    if waits || ends || !is_small || session.as_mut().is_body_done() {
-        return;
-    }
-    let read = async { while let Ok(Some(_)) = session.as_mut().read_request_body().await {} };
-    // What is left is seen by whoever asks whether the body is done.
-    let _ = timeout(DISCARDING, read).await;
+    is_small && !waits && !ends && !session.as_mut().is_body_done()
 }

@@ -8,7 +8,7 @@ use pingora::{Error, ErrorType as Fault};
 
 use super::response;
 use super::run::{Flow, Outcome, Walk};
-use crate::proxy::request::discard_body;
+use crate::proxy::request::finish_body;
 
 /// The body of an answer.
 pub(super) enum Body {
@@ -46,10 +46,9 @@ impl Walk<'_> {
         if let Some(hsts) = self.exchange.hsts.take() {
             head.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts)?;
         }
-        discard_body(self.session).await;
-        if !self.session.as_mut().is_body_done() || self.handling().upstream.is_some() {
-            // What follows on this connection may be the rest of a body nobody reads, and one whose
-            // upstream's answer is dropped is closed by pingora.
+        finish_body(self.session).await;
+        if self.handling().upstream.is_some() {
+            // Pingora closes a connection whose upstream's answer is dropped.
             self.session.set_keepalive(None);
         }
         self.handling().over = true;
